@@ -1,0 +1,22 @@
+//! The carousel protocol, without a network: bytes, numbers and instants go in, values come out.
+//!
+//! Nothing here opens a socket or a file, starts a thread, reads a clock or draws entropy; `clippy.toml`
+//! beside this crate enforces it. [`PROTOCOL.md`](../PROTOCOL.md) is the normative text.
+//!
+//! The rooms, in the order a byte of the file passes them: [`geometry`] cuts the object into blocks and
+//! symbols, [`fec`] adds repair symbols, [`schedule`] puts all of them into sending order, [`pages`] hashes
+//! them into a tree, [`manifest`] describes the object and [`trust`] its signature; [`bundle`] is all that
+//! on the sender's disk, [`pacer`] says when to send, [`wire`] is the packet, [`receiver`] the way back.
+
+pub mod bundle;
+pub mod fec;
+pub mod geometry;
+pub mod manifest;
+pub mod outcome;
+pub mod pacer;
+pub mod pages;
+pub mod receiver;
+pub mod schedule;
+pub mod trust;
+pub mod units;
+pub mod wire;

@@ -1,0 +1,153 @@
+//! When to send: positions from the wall clock, in bursts that stay below two milliseconds of the rate.
+//!
+//! Nothing here waits. The caller hands in the time, gets either packets to send or the moment to come back.
+//! Time is nanoseconds since 1970-01-01 UTC, so that a server which was restarted goes on where it would
+//! have been, and several servers keep their distance.
+
+use crate::schedule::Position;
+
+/// Bursts are this long at most, in nanoseconds of the rate: a half of the promised 2 ms.
+const BURST_NS: u64 = 1_000_000;
+/// Most packets in a burst: what one system call can take (UDP_MAX_SEGMENTS is 64, 64 KiB hold 46 × 1,400).
+const BURST_MAX: u64 = 46;
+/// Further behind than this, or ahead after a step of the clock: jump to where the clock says.
+const JUMP_NS: u64 = 100_000_000;
+
+/// What to do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Send so many packets, from this position on.
+    Send(Position, u32),
+    /// Nothing is due before this moment.
+    Wait(u64),
+}
+
+/// The pace of one channel.
+#[derive(Debug, Clone)]
+pub struct Pacer {
+    /// Bits of one packet on the wire, IPv6 header included.
+    packet_bits: u64,
+    /// Bit/s.
+    rate: u64,
+    burst: u64,
+    next: u64,
+    /// Not before this moment: when behind, catch up at twice the rate instead of in one burst.
+    hold: u64,
+}
+
+impl Pacer {
+    /// `rate` in bit/s of whole IPv6 packets of `packet_len` bytes.
+    pub fn new(rate: u64, packet_len: usize, now: u64) -> Self {
+        let packet_bits = packet_len as u64 * 8;
+        let burst =
+            (u128::from(rate) * u128::from(BURST_NS) / (u128::from(packet_bits) * 1_000_000_000)) as u64;
+        let mut pacer =
+            Self { packet_bits, rate: rate.max(1), burst: burst.clamp(1, BURST_MAX), next: 0, hold: 0 };
+        pacer.next = pacer.due(now);
+        pacer
+    }
+
+    /// Packets that an endless sender would have sent by `now`.
+    fn due(&self, now: u64) -> u64 {
+        let due = u128::from(now) * u128::from(self.rate) / (u128::from(self.packet_bits) * 1_000_000_000);
+        u64::try_from(due).unwrap_or(u64::MAX)
+    }
+
+    /// The moment at which `count` packets are due.
+    fn time_of(&self, count: u64) -> u64 {
+        let time = (u128::from(count) * u128::from(self.packet_bits) * 1_000_000_000)
+            .div_ceil(u128::from(self.rate));
+        u64::try_from(time).unwrap_or(u64::MAX)
+    }
+
+    /// Nanoseconds that `count` packets take at the rate.
+    fn span(&self, count: u64) -> u64 {
+        self.time_of(count)
+    }
+
+    /// Packets per burst.
+    pub fn burst(&self) -> u32 {
+        self.burst as u32
+    }
+
+    /// What to do at `now`.
+    pub fn poll(&mut self, now: u64) -> Step {
+        let due = self.due(now);
+        let jump = self.due(JUMP_NS).max(self.burst);
+        if due > self.next + jump || self.next > due + jump + self.burst {
+            self.next = due; // suspended, or the clock was set: the clock is right
+            self.hold = 0;
+        }
+        if due < self.next + self.burst {
+            return Step::Wait(self.time_of(self.next + self.burst));
+        }
+        if now < self.hold && self.hold - now < JUMP_NS {
+            return Step::Wait(self.hold);
+        }
+        let position = Position(self.next);
+        self.next += self.burst;
+        self.hold = now + self.span(self.burst) / 2;
+        Step::Send(position, self.burst as u32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: u64 = 1_800_000_000_000_000_000;
+
+    /// Runs for `seconds`; every wait ends `late` ns late. Returns packets and the most in any burst.
+    fn run(rate: u64, seconds: u64, late: impl Fn(u64) -> u64) -> (u64, u32) {
+        let mut pacer = Pacer::new(rate, 1280, START);
+        let (mut now, mut sent, mut most) = (START, 0, 0);
+        while now < START + seconds * 1_000_000_000 {
+            match pacer.poll(now) {
+                Step::Send(_, n) => {
+                    sent += u64::from(n);
+                    most = most.max(n);
+                }
+                Step::Wait(until) => {
+                    assert!(until > now);
+                    now = until + late(until);
+                }
+            }
+        }
+        (sent, most)
+    }
+
+    #[test]
+    fn the_rate_is_kept_and_bursts_are_short() {
+        for rate in [64_000, 1_000_000, 20_000_000, 100_000_000, 1_000_000_000] {
+            let (sent, most) = run(rate, 10, |t| t % 30_000);
+            let expected = rate * 10 / (1280 * 8);
+            assert!(sent.abs_diff(expected) <= expected / 200 + 46, "{rate}: {sent} of {expected}");
+            assert!(most == 1 || u64::from(most) * 1280 * 8 * 1_000_000 <= rate * 2_000, "{rate}: {most}");
+        }
+    }
+
+    #[test]
+    fn lateness_is_caught_up_but_not_in_one_burst() {
+        let late = |t: u64| if t / 1_000_000 % 100 == 7 { 20_000_000 } else { 5_000 };
+        let (sent, most) = run(20_000_000, 10, late);
+        assert!(sent > 19_531 * 99 / 100, "{sent}");
+        assert_eq!(most, 1);
+    }
+
+    #[test]
+    fn a_suspended_server_goes_on_where_the_clock_says() {
+        let mut pacer = Pacer::new(20_000_000, 1280, START);
+        let later = START + 3_600_000_000_000;
+        let fresh = Pacer::new(20_000_000, 1280, later).next;
+        let sent = (0..100).filter(|_| matches!(pacer.poll(later), Step::Send(..))).count();
+        assert!(sent <= 1);
+        assert!(pacer.next.abs_diff(fresh) <= 1);
+    }
+
+    #[test]
+    fn a_clock_set_back_does_not_stop_it() {
+        let mut pacer = Pacer::new(20_000_000, 1280, START);
+        let before = START - 3_600_000_000_000;
+        assert!(matches!(pacer.poll(before), Step::Wait(t) if t < before + 10_000_000));
+    }
+}

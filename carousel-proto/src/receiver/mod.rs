@@ -1,0 +1,439 @@
+//! From packets to places in the file: judges every packet on arrival and says what is to be done.
+//!
+//! Driven by `handle_*`, drained by [`Receiver::poll_output`]. It holds no symbol: the caller writes what a
+//! [`Verdict::Store`] tells it to, decodes what an [`Output::BlockReady`] asks for and reports back. Memory is
+//! bounded whatever arrives: a fixed number of early packets, of hash pages, of symbols that wait for their
+//! page, and about 9 KiB of map per 4 MiB block in work. PROTOCOL.md section 8 has the rules.
+
+mod block;
+mod cache;
+mod channel;
+
+pub use block::{BlockJob, EMPTY_PLACE, Place};
+pub use channel::ChannelCount;
+
+use crate::geometry::{Esi, Geometry, Sbn};
+use crate::manifest::{Envelope, Manifest, instance_of};
+use crate::pages::{BLOCKS_PER_PAGE, PageNumber, TreeShape, leaf, object_digest, verify_block_page};
+use crate::trust::{Trust, TrustError};
+use crate::wire::{Checksum, Instance, Kind, Packet};
+use blake3::hazmat::ChainingValue;
+use block::{Admission, Block};
+use cache::{PageCache, Pending, Waiting};
+use channel::Channel;
+use std::collections::VecDeque;
+
+/// Packets kept before the manifest is known.
+const EARLY_PACKETS: usize = 1024;
+/// Signature checks: at most so many at once, and one more every [`CHECK_EVERY_NS`].
+const CHECK_BURST: u64 = 8;
+/// See [`CHECK_BURST`]; 50 checks a second cost about half a per cent of a core.
+const CHECK_EVERY_NS: u64 = 20_000_000;
+
+/// Number of a channel at this receiver: one (source, group, port).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ChannelId(pub u16);
+
+/// What becomes of one packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing to do: noted, or dropped and counted.
+    Nothing,
+    /// Write the symbol (the packet's body) there.
+    Store(Place),
+}
+
+/// What the caller has to do next.
+#[derive(Debug)]
+pub enum Output {
+    /// A manifest was accepted: make room for the object, then feed [`Receiver::take_early`] in again.
+    Started(Box<Manifest>),
+    /// A block has enough symbols: decode it, compare its hash, call [`Receiver::handle_decoded`].
+    BlockReady(BlockJob),
+    /// Every block is there and the object's hash is right.
+    Complete,
+}
+
+/// Everything counted since the start. Packets are UDP datagrams.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// All datagrams.
+    pub received: u64,
+    /// Not readable: too short, unknown version, kind or flags.
+    pub unknown: u64,
+    /// Of another object or another packing of it.
+    pub foreign: u64,
+    /// Of ours by their header, but proven wrong.
+    pub rejected: u64,
+    /// Symbols that brought nothing new.
+    pub duplicate: u64,
+    /// Symbols that could not be judged and were not needed badly enough to be kept.
+    pub unjudged: u64,
+    /// Symbol packets of ours that were not proven wrong.
+    pub symbols: u64,
+    /// Hash pages, block pages and manifests of ours.
+    pub control: u64,
+    /// Blocks that needed the decoder.
+    pub decoded: u64,
+    /// Decodings whose result was wrong: forged or damaged symbols without a page.
+    pub decode_failed: u64,
+}
+
+/// One object on its way in.
+pub struct Receiver {
+    trust: Trust,
+    session: Option<Session>,
+    early: Vec<(ChannelId, Vec<u8>)>,
+    channels: Vec<Channel>,
+    counters: Counters,
+    outputs: VecDeque<Output>,
+    refusal: Option<TrustError>,
+    refused_body: Option<blake3::Hash>,
+    checks_until: u64,
+}
+
+struct Session {
+    manifest: Vec<u8>,
+    geometry: Geometry,
+    shape: TreeShape,
+    cap: Vec<u8>,
+    digest: [u8; 32],
+    checksum: Checksum,
+    instance: Instance,
+    blocks: Vec<State>,
+    /// Proven subtree values of the blocks, as far as block pages brought them.
+    values: Vec<Option<ChainingValue>>,
+    cache: PageCache,
+    waiting: Waiting,
+    remaining: u32,
+    stored: u64,
+}
+
+enum State {
+    Idle,
+    Receiving(Box<Block>),
+    Decoding(Box<Block>),
+    Done,
+}
+
+impl Receiver {
+    /// A receiver that accepts the first manifest which `trust` accepts.
+    pub fn new(trust: Trust) -> Self {
+        Self {
+            trust,
+            session: None,
+            early: Vec::new(),
+            channels: Vec::new(),
+            counters: Counters::default(),
+            outputs: VecDeque::new(),
+            refusal: None,
+            refused_body: None,
+            checks_until: 0,
+        }
+    }
+
+    /// One datagram, at `now` (ns on any clock that does not go back).
+    pub fn handle_packet(&mut self, now: u64, channel: ChannelId, bytes: &[u8]) -> Verdict {
+        self.counters.received += 1;
+        let Ok(packet) = Packet::parse(bytes) else {
+            self.counters.unknown += 1;
+            return Verdict::Nothing;
+        };
+        let Some(session) = &self.session else {
+            if packet.kind() == Kind::Manifest {
+                self.handle_first_manifest(now, &packet);
+            } else if self.early.len() < EARLY_PACKETS {
+                self.counters.received -= 1; // counted when it is fed in again
+                self.early.push((channel, bytes.to_vec()));
+            } else {
+                self.counters.unjudged += 1;
+            }
+            return Verdict::Nothing;
+        };
+        if packet.checksum() != session.checksum || packet.instance() != session.instance {
+            self.counters.foreign += 1;
+            return Verdict::Nothing;
+        }
+        if packet.size() != session.geometry.size() || packet.body().len() != session.geometry.symbol_len() {
+            self.counters.rejected += 1;
+            return Verdict::Nothing;
+        }
+        match packet.kind() {
+            Kind::Manifest => {
+                let same = Envelope::parse(packet.body()).is_ok_and(|e| e.manifest == session.manifest);
+                self.note(channel, &packet, same);
+                self.count_control(same);
+                Verdict::Nothing
+            }
+            Kind::HashPage => {
+                let good = self.handle_hash_page(&packet);
+                self.note(channel, &packet, good);
+                self.count_control(good);
+                Verdict::Nothing
+            }
+            Kind::BlockPage => {
+                let good = self.handle_block_page(&packet);
+                self.note(channel, &packet, good);
+                self.count_control(good);
+                Verdict::Nothing
+            }
+            Kind::Symbol => self.handle_symbol(channel, &packet),
+        }
+    }
+
+    /// The packets that came before the manifest, to be fed in again after [`Output::Started`].
+    pub fn take_early(&mut self) -> Vec<(ChannelId, Vec<u8>)> {
+        std::mem::take(&mut self.early)
+    }
+
+    /// What to do next, if anything.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The outcome of a [`BlockJob`]: whether the block's hash was right (then the block is complete on disk;
+    /// otherwise nothing on disk was touched).
+    pub fn handle_decoded(&mut self, sbn: Sbn, matched: bool, by_decoder: bool) {
+        let Some(session) = &mut self.session else { return };
+        let Some(state) = session.blocks.get_mut(sbn.0 as usize) else { return };
+        let State::Decoding(mut block) = std::mem::replace(state, State::Done) else { return };
+        if matched {
+            self.counters.decoded += u64::from(by_decoder);
+            session.stored += u64::from(session.geometry.source_symbols(sbn)) - u64::from(block.held());
+            session.remaining -= 1;
+            if session.remaining == 0 {
+                session.complete(&mut self.outputs);
+            }
+        } else {
+            self.counters.decode_failed += 1;
+            session.stored -= u64::from(block.handle_failure());
+            *state = State::Receiving(block);
+        }
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// What was counted on each channel; index by [`ChannelId`].
+    pub fn channel_counts(&self) -> impl Iterator<Item = ChannelCount> + '_ {
+        self.channels.iter().map(Channel::count)
+    }
+
+    /// Symbols held and symbols needed.
+    pub fn progress(&self) -> (u64, u64) {
+        self.session.as_ref().map_or((0, 0), |s| (s.stored, s.geometry.symbols_needed()))
+    }
+
+    /// Why the last manifest was refused, as long as none was accepted.
+    pub fn refusal(&self) -> Option<&TrustError> {
+        self.refusal.as_ref().filter(|_| self.session.is_none())
+    }
+
+    fn handle_first_manifest(&mut self, now: u64, packet: &Packet<'_>) {
+        let Ok(envelope) = Envelope::parse(packet.body()) else {
+            self.counters.rejected += 1;
+            return;
+        };
+        // The same refused manifest comes again every second or so: no second look.
+        let body = blake3::hash(packet.body());
+        if self.refused_body == Some(body) {
+            self.counters.rejected += 1;
+            return;
+        }
+        // Signature checks are dear: a token bucket, so that a flood of manifests cannot buy CPU time.
+        let earliest = now.saturating_sub(CHECK_BURST * CHECK_EVERY_NS);
+        if self.checks_until > now {
+            self.counters.unjudged += 1;
+            return;
+        }
+        self.checks_until = self.checks_until.max(earliest) + CHECK_EVERY_NS;
+        match self.trust.check(&envelope) {
+            Ok(manifest) => match Session::new(&manifest, &envelope) {
+                Some(session) => {
+                    self.counters.control += 1;
+                    let nothing_to_do = session.remaining == 0;
+                    self.session = Some(session);
+                    self.outputs.push_back(Output::Started(Box::new(manifest)));
+                    if nothing_to_do && let Some(session) = &self.session {
+                        session.complete(&mut self.outputs);
+                    }
+                }
+                None => self.counters.rejected += 1,
+            },
+            Err(refusal) => {
+                self.counters.rejected += 1;
+                self.refused_body = Some(body);
+                self.refusal = Some(refusal);
+            }
+        }
+    }
+
+    fn handle_hash_page(&mut self, packet: &Packet<'_>) -> bool {
+        let Some(session) = &mut self.session else { return false };
+        let number = PageNumber(packet.slot().0);
+        let leaves = &packet.body()[..session.shape.leaves_len()];
+        match session.cache.get(number) {
+            Some(known) => return known == leaves,
+            None if !session.shape.verify(number, packet.body(), &session.cap) => return false,
+            None => session.cache.insert(number, leaves),
+        }
+        // Symbols that overtook their page are judged now.
+        for pending in session.waiting.take(number) {
+            let proven = session.cache.leaf(number, pending.index) == Some(&pending.leaf);
+            if let Some(State::Receiving(block)) = session.blocks.get_mut(pending.sbn.0 as usize) {
+                if block.resolve(pending.esi, proven) {
+                    session.stored -= 1;
+                }
+                session.check_ready(pending.sbn, &mut self.outputs);
+            }
+            self.counters.rejected += u64::from(!proven);
+        }
+        true
+    }
+
+    fn handle_block_page(&mut self, packet: &Packet<'_>) -> bool {
+        let Some(session) = &mut self.session else { return false };
+        let number = PageNumber(packet.slot().0);
+        let first = u64::from(number.0) * u64::from(BLOCKS_PER_PAGE);
+        if first < session.values.len() as u64 && session.values[first as usize].is_some() {
+            return true; // known; not looked at again
+        }
+        let Some(values) = verify_block_page(&session.geometry, number, packet.body(), &session.digest)
+        else {
+            return false;
+        };
+        for (sbn, value) in (first as u32..).map(Sbn).zip(values) {
+            session.values[sbn.0 as usize] = Some(value);
+            session.check_ready(sbn, &mut self.outputs);
+        }
+        true
+    }
+
+    fn handle_symbol(&mut self, channel: ChannelId, packet: &Packet<'_>) -> Verdict {
+        let Some(session) = &mut self.session else { return Verdict::Nothing };
+        let found = session.geometry.symbol_at(packet.offset()).zip(session.shape.page_of(packet.slot()));
+        let Some(((sbn, esi), (page, index))) = found else {
+            self.counters.rejected += 1;
+            return Verdict::Nothing;
+        };
+        let state = &mut session.blocks[sbn.0 as usize];
+        if matches!(state, State::Idle) {
+            *state = State::Receiving(Box::new(Block::new(&session.geometry, sbn)));
+        }
+        let State::Receiving(block) = state else {
+            self.counters.symbols += 1;
+            self.counters.duplicate += 1;
+            self.note(channel, packet, false);
+            return Verdict::Nothing;
+        };
+        let before = block.held();
+        let (admission, judged) = match session.cache.leaf(page, index) {
+            _ if block.has_verified(esi) => (Admission::Duplicate, false),
+            Some(expected) if leaf(packet.record()) != *expected => {
+                self.counters.rejected += 1;
+                self.note(channel, packet, false);
+                return Verdict::Nothing;
+            }
+            Some(_) => (block.admit_verified(esi), true),
+            None => (block.admit_unverified(esi), false),
+        };
+        session.stored = session.stored + u64::from(block.held()) - u64::from(before);
+        self.counters.symbols += 1;
+        let verdict = match admission {
+            Admission::Store(place) => {
+                if !judged {
+                    session.waiting.push(page, Pending { index, leaf: leaf(packet.record()), sbn, esi });
+                }
+                Verdict::Store(Place::new(&session.geometry, sbn, place, esi))
+            }
+            Admission::Duplicate => {
+                self.counters.duplicate += 1;
+                Verdict::Nothing
+            }
+            Admission::Refused => {
+                self.counters.unjudged += 1;
+                Verdict::Nothing
+            }
+        };
+        session.check_ready(sbn, &mut self.outputs);
+        self.note(channel, packet, judged);
+        verdict
+    }
+
+    fn note(&mut self, channel: ChannelId, packet: &Packet<'_>, authentic: bool) {
+        let index = usize::from(channel.0);
+        if self.channels.len() <= index {
+            self.channels.resize_with(index + 1, Channel::default);
+        }
+        self.channels[index].handle(packet.sequence(), authentic);
+    }
+
+    fn count_control(&mut self, good: bool) {
+        if good {
+            self.counters.control += 1;
+        } else {
+            self.counters.rejected += 1;
+        }
+    }
+}
+
+impl Session {
+    /// `None` if the numbers do not fit each other, which [`Manifest::parse`] has already made sure of.
+    fn new(manifest: &Manifest, envelope: &Envelope<'_>) -> Option<Self> {
+        let geometry = manifest.geometry().ok()?;
+        let shape = manifest.tree_shape(&geometry).ok()?;
+        let blocks = geometry.blocks();
+        let mut values = vec![None; blocks as usize];
+        if blocks == 1 {
+            values[0] = Some(manifest.digest);
+        }
+        Some(Self {
+            manifest: envelope.manifest.to_vec(),
+            geometry,
+            shape,
+            cap: manifest.cap.clone(),
+            digest: manifest.digest,
+            checksum: manifest.checksum(),
+            instance: instance_of(envelope.manifest),
+            blocks: (0..blocks).map(|_| State::Idle).collect(),
+            values,
+            cache: PageCache::new(shape.leaves_len()),
+            waiting: Waiting::default(),
+            remaining: blocks,
+            stored: 0,
+        })
+    }
+
+    /// Hands a block to the decoder once it has symbols enough and its hash is known.
+    fn check_ready(&mut self, sbn: Sbn, outputs: &mut VecDeque<Output>) {
+        let state = &mut self.blocks[sbn.0 as usize];
+        if let State::Receiving(block) = state
+            && block.is_ready()
+            && let Some(expected) = self.values[sbn.0 as usize]
+            && let State::Receiving(block) = std::mem::replace(state, State::Done)
+        {
+            outputs.push_back(Output::BlockReady(block.job(&self.geometry, sbn, expected)));
+            *state = State::Decoding(block);
+        }
+    }
+
+    fn complete(&self, outputs: &mut VecDeque<Output>) {
+        let values: Vec<ChainingValue> = self.values.iter().copied().flatten().collect();
+        // Each value was proven against this digest; comparing the whole costs nothing and trusts no one.
+        if values.len() == self.blocks.len() && object_digest(&values) == self.digest {
+            outputs.push_back(Output::Complete);
+        }
+    }
+}
+
+/// Whether an ESI stands in its own place.
+pub fn is_home(place: u16, content: u16) -> bool {
+    place == content
+}
+
+/// Where the symbol of a map's place lies; see [`Place::new`].
+pub fn place_of(geometry: &Geometry, sbn: Sbn, place: u16, content: u16) -> Place {
+    Place::new(geometry, sbn, place, Esi(content))
+}

@@ -1,0 +1,126 @@
+//! Whom a receiver believes: a minisign key, a digest it was given, or (said aloud) anybody.
+//!
+//! minisign's format: <https://jedisct1.github.io/minisign/#signature-format>; only the prehashed form.
+
+use crate::manifest::{Envelope, Manifest, ManifestError, SignatureAlgorithm};
+use minisign_verify::{PublicKey, Signature};
+
+/// What makes a manifest acceptable.
+pub enum Trust {
+    /// Signed by one of these keys.
+    Keys(Vec<PublicKey>),
+    /// Describes the object with this BLAKE3.
+    Digest([u8; 32]),
+    /// The first one that comes.
+    Anyone,
+}
+
+/// Why a manifest is not acceptable.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TrustError {
+    /// Not a manifest at all.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// Signed in a way this code cannot check, or not at all.
+    #[error("manifest of {name:?} is not signed by a method this program knows")]
+    Unsigned {
+        /// Object name as claimed.
+        name: String,
+    },
+    /// The signature is not by any of our keys, or does not fit.
+    #[error("signature of {name:?} (key {key_id}) is not by a key we trust")]
+    Signature {
+        /// Object name as claimed.
+        name: String,
+        /// Key id as claimed, the way minisign prints it.
+        key_id: String,
+    },
+    /// Another object than the one asked for.
+    #[error("{name:?} has another digest than the one asked for")]
+    Digest {
+        /// Object name as claimed.
+        name: String,
+    },
+}
+
+impl Trust {
+    /// The manifest of an envelope, if it may be believed.
+    pub fn check(&self, envelope: &Envelope<'_>) -> Result<Manifest, TrustError> {
+        let manifest = Manifest::parse(envelope.manifest)?;
+        let name = manifest.name.clone();
+        match self {
+            Self::Anyone => Ok(manifest),
+            Self::Digest(digest) if manifest.digest == *digest => Ok(manifest),
+            Self::Digest(_) => Err(TrustError::Digest { name }),
+            Self::Keys(keys) => {
+                let signature = (envelope.algorithm == SignatureAlgorithm::Minisign as u8)
+                    .then(|| parse_signature(envelope.signature))
+                    .flatten()
+                    .ok_or_else(|| TrustError::Unsigned { name: name.clone() })?;
+                // Legacy (not prehashed) signatures are refused: one form, one meaning.
+                if keys.iter().any(|key| key.verify(envelope.manifest, &signature, false).is_ok()) {
+                    Ok(manifest)
+                } else {
+                    Err(TrustError::Signature {
+                        name,
+                        key_id: key_id(envelope.signature).unwrap_or_default(),
+                    })
+                }
+            }
+        }
+    }
+}
+
+/// Reads the text of a minisign signature file.
+pub fn parse_signature(text: &[u8]) -> Option<Signature> {
+    Signature::decode(std::str::from_utf8(text).ok()?).ok()
+}
+
+/// The key id in a minisign signature, as minisign prints it (16 hexadecimal digits); `None` if the text is
+/// no signature.
+pub fn key_id(signature: &[u8]) -> Option<String> {
+    let line = std::str::from_utf8(signature).ok()?.lines().nth(1)?;
+    // "ED" and the key id are the first 10 bytes: 14 digits of base64 hold them.
+    let mut bits: u128 = 0;
+    for c in line.bytes().take(14) {
+        let digit = match c {
+            b'A'..=b'Z' => c - b'A',
+            b'a'..=b'z' => c - b'a' + 26,
+            b'0'..=b'9' => c - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        bits = bits << 6 | u128::from(digit);
+    }
+    if line.len() < 14 {
+        return None;
+    }
+    let id = (bits >> 4) as u64; // 84 bits were read: 16 of algorithm, 64 of id, 4 of what follows
+    Some(format!("{:016X}", id.swap_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::tests::sample;
+
+    #[test]
+    fn digest_and_anyone() {
+        let bytes = sample().emit();
+        let envelope = Envelope { manifest: &bytes, algorithm: 0, signature: b"" };
+        assert!(Trust::Anyone.check(&envelope).is_ok());
+        assert!(Trust::Digest([7; 32]).check(&envelope).is_ok());
+        assert!(matches!(Trust::Digest([8; 32]).check(&envelope), Err(TrustError::Digest { .. })));
+        assert!(matches!(Trust::Keys(vec![]).check(&envelope), Err(TrustError::Unsigned { .. })));
+    }
+
+    #[test]
+    fn a_signature_that_is_none_is_refused() {
+        let bytes = sample().emit();
+        for text in [&b"untrusted comment: x\n\xff\xfe"[..], b"", b"a\nb\nc\nd\n"] {
+            let envelope = Envelope { manifest: &bytes, algorithm: 1, signature: text };
+            assert!(matches!(Trust::Keys(vec![]).check(&envelope), Err(TrustError::Unsigned { .. })));
+        }
+    }
+}

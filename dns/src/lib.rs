@@ -1,0 +1,1 @@
+//! Sources and channels as DNS records; the resolver arrives with the discovery work.
