@@ -1,1 +1,47 @@
-fn main() {}
+//! carousel-client: takes a file from a carousel, from any moment on, and never sends a packet to it.
+//!
+//! Wire to disk: [`ssm`] joins and [`receive`] brings batches of packets; `carousel_proto` parses and judges
+//! them; [`get`] does what its receiver says: [`writer`] puts symbols into the work file, [`decode`] completes
+//! the blocks; [`report`] tells people and programs. One queue, one direction.
+
+mod cli;
+mod decode;
+mod get;
+mod receive;
+mod report;
+mod ssm;
+mod writer;
+
+use carousel_proto::outcome::{Failure, Outcome};
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = match cli::Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            if !error.use_stderr() {
+                let _ = error.print(); // --help or --version
+                return ExitCode::SUCCESS;
+            }
+            eprintln!("carousel-client: {}", cli::one_line(&error));
+            return ExitCode::from(Outcome::Usage as u8);
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .with_max_level(arguments.log_level())
+        .init();
+    let ended = match arguments.command {
+        cli::Command::Get(a) => get::get(&a),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { outcome, message }) => {
+            eprintln!("carousel-client: {message}");
+            ExitCode::from(outcome as u8)
+        }
+    }
+}

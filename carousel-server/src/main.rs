@@ -1,1 +1,51 @@
-fn main() {}
+//! carousel-server: packs a file once, then sends it for ever and listens to nothing.
+//!
+//! Disk to wire: [`send`] asks the schedule *what* and the pacer *when*, [`bundle`] hands the slice,
+//! `carousel_proto::wire` emits the header, [`socket`] makes one system call per burst.
+
+mod bundle;
+mod cli;
+mod demo;
+mod inspect;
+mod keys;
+mod pack;
+mod send;
+mod socket;
+
+use carousel_proto::outcome::{Failure, Outcome};
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = match cli::Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            if !error.use_stderr() {
+                let _ = error.print(); // --help or --version
+                return ExitCode::SUCCESS;
+            }
+            eprintln!("carousel-server: {}", cli::one_line(&error));
+            return ExitCode::from(Outcome::Usage as u8);
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_max_level(arguments.log_level())
+        .init();
+    let ended = match arguments.command {
+        cli::Command::Keygen(a) => keys::keygen(&a),
+        cli::Command::Pack(a) => pack::pack(&a),
+        cli::Command::Seal(a) => keys::seal(&a),
+        cli::Command::Inspect(a) => inspect::inspect(&a),
+        cli::Command::Run(a) => send::run(&a),
+        cli::Command::Demo(a) => demo::demo(&a),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { outcome, message }) => {
+            eprintln!("carousel-server: {message}");
+            ExitCode::from(outcome as u8)
+        }
+    }
+}

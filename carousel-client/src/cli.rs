@@ -1,0 +1,132 @@
+//! The command line, as definitions only. Other programs rely on these names.
+
+use carousel_proto::units::{parse_duration_ms, parse_size};
+use clap::{Args, Parser, Subcommand};
+use std::net::Ipv6Addr;
+use std::path::PathBuf;
+
+/// Take a file from a carousel: join at any moment, stop when the hashes match.
+#[derive(Parser, Debug)]
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  carousel-client get --source 2001:db8::1 --group ff3e::8000:1 --port 5004 --interface eth0 \\
+      --key release.pub --out firmware.img
+  carousel-client get --source 2001:db8::1 --source 2001:db8::2 --group ff3e::8000:1 --port 5004 \\
+      --interface eth0 --digest 8f3c… --out firmware.img --json
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 bad signature or digest, 4 expired, 5 no signal,
+6 storage, 7 hook failed."
+)]
+pub struct Arguments {
+    /// More remarks on stderr (-v: every block, -vv: every batch)
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Arguments {
+    pub fn log_level(&self) -> tracing::Level {
+        match self.verbose {
+            0 => tracing::Level::INFO,
+            1 => tracing::Level::DEBUG,
+            _ => tracing::Level::TRACE,
+        }
+    }
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Fetch one object and end
+    Get(Get),
+}
+
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("trust").required(true).multiple(false).args(["key", "digest", "insecure"]))]
+pub struct Get {
+    /// Address of a server: the S of (S,G); may be repeated, a client takes from all of them.
+    /// Without it: any source
+    #[arg(long)]
+    pub source: Vec<Ipv6Addr>,
+    /// IPv6 multicast group, e.g. ff3e::8000:1; may be repeated
+    #[arg(long, required = true, value_parser = parse_group)]
+    pub group: Vec<Ipv6Addr>,
+    /// UDP port of the groups
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+    /// Network interface to join on
+    #[arg(long)]
+    pub interface: String,
+    /// Public key that must have signed the manifest (minisign's format); may be repeated
+    #[arg(long, value_name = "K.pub")]
+    pub key: Vec<PathBuf>,
+    /// Trust this BLAKE3 of the object, in hexadecimal, instead of a key
+    #[arg(long, value_name = "BLAKE3HEX", value_parser = parse_digest)]
+    pub digest: Option<[u8; 32]>,
+    /// Trust the first manifest that arrives, whoever sent it
+    #[arg(long)]
+    pub insecure: bool,
+    /// Where to put the object: a file, or a folder to keep its own name
+    #[arg(long, value_name = "PATH")]
+    pub out: PathBuf,
+    /// Replace an existing file
+    #[arg(long)]
+    pub force: bool,
+    /// Give up after so long without progress; 0 waits for ever
+    #[arg(long, default_value = "60s", value_parser = parse_duration_ms)]
+    pub timeout: u64,
+    /// Receive buffer to ask the kernel for
+    #[arg(long, default_value = "8MiB", value_parser = parse_size)]
+    pub rcvbuf: u64,
+    /// Decoding threads [default: one per processor, at most 2]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub threads: Option<u8>,
+    /// One JSON object per line on stdout: started, progress, done
+    #[arg(long)]
+    pub json: bool,
+    /// No progress on stderr
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// Run this by `sh -c` when the object is complete (environment: CAROUSEL_PATH, _NAME, _SEQ, _DIGEST, _SIZE)
+    #[arg(long, value_name = "CMD")]
+    pub on_complete: Option<String>,
+    /// Lose so many per cent of the packets in the kernel before they arrive: for demonstrations and tests
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=90))]
+    pub test_loss: u8,
+}
+
+/// What is wrong with a command line, in one line.
+pub fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let what: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    format!("{}; --help lists what is possible", what.join(" ").trim_start_matches("error: "))
+}
+
+fn parse_group(text: &str) -> Result<Ipv6Addr, String> {
+    let address: Ipv6Addr =
+        text.parse().map_err(|_| format!("{text:?} is no IPv6 address; a group looks like ff3e::8000:1"))?;
+    if !address.is_multicast() {
+        return Err(format!("{address} is no multicast group; use one from ff3e::/32, like ff3e::8000:1"));
+    }
+    Ok(address)
+}
+
+fn parse_digest(text: &str) -> Result<[u8; 32], String> {
+    blake3::Hash::from_hex(text)
+        .map(|hash| *hash.as_bytes())
+        .map_err(|_| "a digest is 64 hexadecimal digits, as `carousel-server inspect` prints it".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,283 @@
+//! The decoder thread: completes blocks while others are still being received.
+//!
+//! A block is read once, laid out in column stripes, decoded stripe by stripe on a few threads, hashed, and
+//! only if the hash is right are the missing places written. So a wrong symbol costs time, never data.
+
+use crate::writer::{start_writeback, storage};
+use carousel_proto::fec::{FecError, StripeDecoder, stripes};
+use carousel_proto::geometry::{Geometry, Sbn};
+use carousel_proto::outcome::Failure;
+use carousel_proto::pages::{block_hasher, block_value};
+use carousel_proto::receiver::{BlockJob, place_of};
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Column stripes per decoding thread. More stripes need less memory and more time: each pays for the error
+/// locator anew, about half a millisecond.
+const STRIPES_PER_THREAD: usize = 2;
+/// Symbols read or written by one system call.
+const RUN: usize = 64;
+
+/// What became of a [`BlockJob`].
+pub struct Decoded {
+    pub sbn: Sbn,
+    /// The block's hash was right, and the block is complete on disk.
+    pub matched: bool,
+    /// Something had to be restored; otherwise all source symbols were there.
+    pub by_decoder: bool,
+}
+
+/// Starts the decoder on a work file. It ends when its queue of jobs is dropped.
+pub fn start(
+    file: Arc<File>,
+    path: PathBuf,
+    geometry: Geometry,
+    threads: usize,
+) -> (Sender<BlockJob>, Receiver<Result<Decoded, Failure>>) {
+    let (jobs, todo) = unbounded::<BlockJob>(); // never more than there are blocks
+    let (results, done) = unbounded();
+    std::thread::spawn(move || {
+        let mut decoder = Decoder::new(file, geometry, threads);
+        for job in todo {
+            let result = decoder.decode(&job).map_err(|e| storage(&path, &e));
+            if results.send(result).is_err() {
+                return;
+            }
+        }
+    });
+    (jobs, done)
+}
+
+struct Decoder {
+    file: Arc<File>,
+    geometry: Geometry,
+    stripes: Vec<Stripe>,
+    run: Vec<u8>,
+    decoders: Vec<StripeDecoder>,
+}
+
+/// A column stripe of a block: bytes `columns` of the symbol in each of the K places, end to end.
+struct Stripe {
+    columns: Range<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Decoder {
+    fn new(file: Arc<File>, geometry: Geometry, threads: usize) -> Self {
+        let stripes = stripes(geometry.symbol_len(), threads * STRIPES_PER_THREAD)
+            .map(|columns| Stripe { columns, bytes: Vec::new() })
+            .collect();
+        let decoders = (0..threads).map(|_| StripeDecoder::new()).collect();
+        Self { file, geometry, stripes, run: Vec::new(), decoders }
+    }
+
+    fn decode(&mut self, job: &BlockJob) -> io::Result<Decoded> {
+        let by_decoder = (0..).zip(&job.places).any(|(place, content): (u16, _)| place != *content);
+        self.read(job)?;
+        if by_decoder {
+            self.restore(job).map_err(|e| io::Error::other(format!("block {}: {e}", job.sbn.0)))?;
+        }
+        let mut hasher = block_hasher(&self.geometry, job.sbn);
+        let len = self.geometry.block_len(job.sbn);
+        let t = self.geometry.symbol_len();
+        for first in (0..usize::from(job.k)).step_by(RUN) {
+            let range = first..(first + RUN).min(usize::from(job.k));
+            self.gather(range.clone());
+            hasher.update(&self.run[..(len - first * t).min(range.len() * t)]);
+        }
+        let matched = block_value(&self.geometry, &hasher) == job.expected;
+        if matched && by_decoder {
+            self.write_missing(job)?;
+        }
+        if matched {
+            start_writeback(&self.file, self.geometry.block_offset(job.sbn), len as u64);
+        } else {
+            let proven = job.verified;
+            tracing::warn!(
+                block = job.sbn.0,
+                proven,
+                "a block's hash is wrong: forged or damaged symbols dropped"
+            );
+        }
+        tracing::debug!(block = job.sbn.0, matched, by_decoder, "decoded");
+        Ok(Decoded { sbn: job.sbn, matched, by_decoder })
+    }
+
+    /// Reads all K places into the stripes.
+    fn read(&mut self, job: &BlockJob) -> io::Result<()> {
+        let (t, k) = (self.geometry.symbol_len(), usize::from(job.k));
+        for stripe in &mut self.stripes {
+            stripe.bytes.resize(k * stripe.columns.len(), 0);
+        }
+        self.run.resize(RUN * t, 0);
+        for first in (0..k).step_by(RUN) {
+            // All places but the last follow one another in the file.
+            let count = RUN.min(k - 1 - first);
+            let at = self.geometry.block_offset(job.sbn) + (first * t) as u64;
+            self.file.read_exact_at(&mut self.run[..count * t], at)?;
+            self.scatter(first..first + count);
+        }
+        let last = job.places[k - 1];
+        let place = place_of(&self.geometry, job.sbn, job.k - 1, last);
+        self.run[..t].fill(0);
+        self.file.read_exact_at(&mut self.run[..place.len], place.offset)?;
+        self.scatter(k - 1..k);
+        Ok(())
+    }
+
+    /// Symbols in `run` to the stripes.
+    fn scatter(&mut self, places: Range<usize>) {
+        let t = self.geometry.symbol_len();
+        for stripe in &mut self.stripes {
+            let len = stripe.columns.len();
+            for (symbol, place) in self.run.chunks_exact(t).zip(places.clone()) {
+                stripe.bytes[place * len..(place + 1) * len].copy_from_slice(&symbol[stripe.columns.clone()]);
+            }
+        }
+    }
+
+    /// Symbols in the stripes to `run`.
+    fn gather(&mut self, places: Range<usize>) {
+        let t = self.geometry.symbol_len();
+        for stripe in &self.stripes {
+            let len = stripe.columns.len();
+            for (symbol, place) in self.run.chunks_exact_mut(t).zip(places.clone()) {
+                symbol[stripe.columns.clone()].copy_from_slice(&stripe.bytes[place * len..(place + 1) * len]);
+            }
+        }
+    }
+
+    /// Makes every place hold its own source symbol.
+    fn restore(&mut self, job: &BlockJob) -> Result<(), FecError> {
+        let share = self.stripes.len().div_ceil(self.decoders.len());
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = self
+                .decoders
+                .iter_mut()
+                .zip(self.stripes.chunks_mut(share))
+                .map(|(decoder, stripes)| {
+                    scope
+                        .spawn(move || stripes.iter_mut().try_for_each(|stripe| stripe.restore(decoder, job)))
+                })
+                .collect();
+            threads.into_iter().try_for_each(|thread| thread.join().unwrap_or(Err(FecError::NotBegun)))
+        })
+    }
+
+    /// Writes the places whose content was something else than their own symbol.
+    fn write_missing(&mut self, job: &BlockJob) -> io::Result<()> {
+        let (t, k) = (self.geometry.symbol_len(), usize::from(job.k));
+        let len = self.geometry.block_len(job.sbn);
+        let is_missing = |place: &usize| usize::from(job.places[*place]) != *place;
+        let mut first = 0;
+        while first < k {
+            let run = (first..k).take(RUN).take_while(is_missing).count();
+            if run > 0 {
+                self.gather(first..first + run);
+                let bytes = (len - first * t).min(run * t);
+                let at = self.geometry.block_offset(job.sbn) + (first * t) as u64;
+                self.file.write_all_at(&self.run[..bytes], at)?;
+            }
+            first += run.max(1);
+        }
+        Ok(())
+    }
+}
+
+impl Stripe {
+    fn restore(&mut self, decoder: &mut StripeDecoder, job: &BlockJob) -> Result<(), FecError> {
+        let len = self.columns.len();
+        decoder.begin(usize::from(job.k), usize::from(job.r), len)?;
+        let mut moved = Vec::new();
+        for (place, content) in (0..).zip(&job.places) {
+            let column = &self.bytes[usize::from(place) * len..][..len];
+            decoder.add(*content, column)?;
+            if *content < job.k && *content != place {
+                moved.push((*content, column.to_vec())); // a source symbol that was parked elsewhere
+            }
+        }
+        let bytes = &mut self.bytes;
+        let mut put =
+            |esi: u16, column: &[u8]| bytes[usize::from(esi) * len..][..len].copy_from_slice(column);
+        decoder.finish(&mut put)?;
+        moved.iter().for_each(|(esi, column)| put(*esi, column));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use carousel_proto::fec::BlockEncoder;
+    use carousel_proto::receiver::EMPTY_PLACE;
+    use std::io::Write;
+
+    /// A work file of one short block in which the places hold what `places` says.
+    fn check(size: u64, places: impl Fn(u16, u16) -> u16, damage: bool) {
+        let k = size.div_ceil(1188) as u16;
+        let g = Geometry::new(size, 1188, 16, 56, k + 4).unwrap();
+        let k = g.source_symbols(Sbn(0));
+        let r = g.repair_symbols(Sbn(0));
+        let mut source: Vec<u8> = (0..size).map(|i| (i * 31 / 7) as u8).collect();
+        let expected = *blake3::hash(&source).as_bytes();
+        source.resize(usize::from(k) * 1188, 0);
+        let mut repair = vec![0; usize::from(r) * 1188];
+        BlockEncoder::new().encode(k.into(), r.into(), 1188, &source, &mut repair).unwrap();
+        let all = [source.clone(), repair].concat();
+        let map: Vec<u16> = (0..k).map(|p| places(p, k)).collect();
+        assert!(!map.contains(&EMPTY_PLACE));
+        let path =
+            std::env::temp_dir().join(format!("carousel-decode-{}-{size}-{damage}", std::process::id()));
+        let mut file =
+            File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
+        file.write_all(&vec![0xee; size as usize + 1188]).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        for (place, content) in (0..).zip(&map) {
+            let at = place_of(&g, Sbn(0), place, *content);
+            file.write_all_at(&all[usize::from(*content) * 1188..][..at.len], at.offset).unwrap();
+        }
+        if damage {
+            let at = place_of(&g, Sbn(0), 0, map[0]);
+            file.write_all_at(&[0x55], at.offset + 3).unwrap();
+        }
+        let before: Vec<u8> = contents(&file);
+        let file = Arc::new(file);
+        let mut decoder = Decoder::new(Arc::clone(&file), g, 2);
+        let job = BlockJob { sbn: Sbn(0), places: map, k, r, expected, verified: true };
+        let result = decoder.decode(&job).unwrap();
+        assert_eq!(result.matched, !damage);
+        if damage {
+            assert_eq!(contents(&file), before, "a wrong block must not touch the disk");
+        } else {
+            assert_eq!(contents(&file)[..size as usize], source[..size as usize]);
+        }
+    }
+
+    fn contents(file: &File) -> Vec<u8> {
+        let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn every_way_to_fill_the_places() {
+        for size in [1, 1187, 1188, 1189, 30_000, 65_536] {
+            check(size, |place, _| place, false);
+            check(size, |place, k| k + place, false); // all repair
+            check(size, |place, k| if place % 2 == 0 { k + place } else { place }, false);
+            check(size, |place, k| k - 1 - place, false); // all source, all in a wrong place
+            check(size, |place, k| if place == k - 1 { 0 } else { k + place }, false);
+        }
+    }
+
+    #[test]
+    fn a_wrong_symbol_leaves_the_disk_alone() {
+        check(30_000, |place, k| if place % 2 == 0 { k + place } else { place }, true);
+        check(30_000, |place, _| place, true);
+    }
+}

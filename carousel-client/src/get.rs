@@ -1,0 +1,384 @@
+//! `get`: one object from the first packet to its name. The engine is one loop over one queue.
+
+use crate::cli;
+use crate::decode::{self, Decoded};
+use crate::receive::{self, Arrival, Returns};
+use crate::report::{Report, Standing};
+use crate::ssm::{Batch, Membership, Subscription};
+use crate::writer::WorkFile;
+use carousel_proto::manifest::Manifest;
+use carousel_proto::outcome::{Failure, Outcome};
+use carousel_proto::receiver::{BlockJob, ChannelId, Output, Receiver, Verdict};
+use carousel_proto::trust::Trust;
+use carousel_proto::wire::{HEADER_LEN, IP_UDP_LEN};
+use crossbeam_channel::{Sender, never, select};
+use minisign_verify::PublicKey;
+use nix::libc;
+use std::io;
+use std::net::Ipv6Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How often the engine looks at clock and signals when nothing arrives.
+const TICK: Duration = Duration::from_millis(100);
+/// How long refused manifests are tolerated before that is the result.
+const REFUSED_FOR: Duration = Duration::from_secs(3);
+/// Sources told apart; more, in any-source mode, are counted as the last one.
+const MAX_CHANNELS: usize = 256;
+/// Below this, a receive buffer holds too little for the pauses of an ordinary machine.
+const SMALL_BUFFER: usize = 1 << 20;
+
+/// `get`.
+pub fn get(arguments: &cli::Get) -> Result<(), Failure> {
+    let trust = trust(arguments)?;
+    let target = Target::new(arguments);
+    // Found out now rather than after the transfer: target exists, folder missing or not writable.
+    let early = target.path_now().map(|path| WorkFile::create(&path, arguments.force)).transpose()?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .map_err(|e| Failure::new(Outcome::Failed, format!("signals cannot be caught: {e}")))?;
+    }
+    let subscriptions = join(arguments)?;
+    let end_receiving = Arc::new(AtomicBool::new(false));
+    let (arrivals, returns) = receive::start(subscriptions, &end_receiving);
+    let mut engine = Engine::new(arguments, trust, target, early, returns);
+    let result = engine.run(&arrivals, &stop);
+    end_receiving.store(true, Ordering::Relaxed);
+    let (path, manifest) = result?;
+    engine.report.done(&manifest, &path, &engine.standing(), &engine.sources());
+    run_hook(arguments, &path, &manifest)
+}
+
+fn trust(arguments: &cli::Get) -> Result<Trust, Failure> {
+    if let Some(digest) = arguments.digest {
+        return Ok(Trust::Digest(digest));
+    }
+    if arguments.insecure {
+        tracing::warn!("--insecure: whoever sends first decides what arrives");
+        return Ok(Trust::Anyone);
+    }
+    arguments.key.iter().map(|path| read_key(path)).collect::<Result<_, _>>().map(Trust::Keys)
+}
+
+fn read_key(path: &Path) -> Result<PublicKey, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| Failure::usage(format!("{}: {}; check the path", path.display(), e.kind())))?;
+    PublicKey::decode(&text)
+        .or_else(|_| PublicKey::from_base64(text.trim()))
+        .map_err(|_| Failure::usage(format!("{}: not a minisign public key", path.display())))
+}
+
+/// Joins every group.
+fn join(arguments: &cli::Get) -> Result<Vec<Subscription>, Failure> {
+    let interface = nix::net::if_::if_nametoindex(arguments.interface.as_str()).map_err(|_| {
+        Failure::usage(format!("no such interface: {}; `ip link` lists those there are", arguments.interface))
+    })?;
+    if arguments.source.is_empty() {
+        tracing::warn!("no --source: taking from any source that sends to the group (any-source multicast)");
+    }
+    let mut subscriptions = Vec::new();
+    for group in &arguments.group {
+        let membership =
+            Membership { group: *group, port: arguments.port, interface, sources: arguments.source.clone() };
+        let failed = |e: io::Error| {
+            let why = match e.raw_os_error() {
+                Some(libc::ENODEV) => "the interface is down or has no IPv6; bring it up".to_owned(),
+                Some(libc::ENOBUFS) => "too many sources; raise net.ipv6.mld_max_msf".to_owned(),
+                Some(libc::EADDRINUSE) => "the port is taken by another program".to_owned(),
+                _ => e.to_string(),
+            };
+            Failure::new(Outcome::Failed, format!("[{group}]:{} cannot be joined: {why}", arguments.port))
+        };
+        let subscription = Subscription::join(&membership, arguments.rcvbuf as usize).map_err(failed)?;
+        if subscription.granted < (arguments.rcvbuf as usize).min(SMALL_BUFFER) {
+            tracing::warn!(
+                "the system caps the receive buffer at {} KiB: pauses of the machine will cost packets; \
+                 raise it with `sysctl -w net.core.rmem_max={}`",
+                subscription.granted >> 10,
+                arguments.rcvbuf
+            );
+        }
+        if arguments.test_loss > 0 {
+            subscription.impair(arguments.test_loss).map_err(failed)?;
+        }
+        subscriptions.push(subscription);
+    }
+    Ok(subscriptions)
+}
+
+/// What `--out` means: a file, or a folder in which the object keeps its own name.
+struct Target {
+    out: PathBuf,
+    is_folder: bool,
+}
+
+impl Target {
+    fn new(arguments: &cli::Get) -> Self {
+        let text = arguments.out.as_os_str().as_encoded_bytes();
+        Self { out: arguments.out.clone(), is_folder: arguments.out.is_dir() || text.ends_with(b"/") }
+    }
+
+    fn path_now(&self) -> Option<PathBuf> {
+        (!self.is_folder).then(|| self.out.clone())
+    }
+
+    /// The manifest's name is a plain file name, or it would not have been accepted.
+    fn path(&self, manifest: &Manifest) -> PathBuf {
+        if self.is_folder { self.out.join(&manifest.name) } else { self.out.clone() }
+    }
+}
+
+struct Engine<'a> {
+    arguments: &'a cli::Get,
+    receiver: Receiver,
+    report: Report,
+    target: Target,
+    work: Option<WorkFile>,
+    manifest: Option<Box<Manifest>>,
+    jobs: Option<Sender<BlockJob>>,
+    decoded: crossbeam_channel::Receiver<Result<Decoded, Failure>>,
+    returns: Returns,
+    /// The (source, subscription) pairs seen; the index is the [`ChannelId`].
+    channels: Vec<(Ipv6Addr, usize)>,
+    began: Instant,
+    /// When the object last grew, and its symbols then.
+    grown: (Instant, u64),
+    refused_since: Option<Instant>,
+    overflowed: Vec<u32>,
+    complete: bool,
+}
+
+impl<'a> Engine<'a> {
+    fn new(
+        arguments: &'a cli::Get,
+        trust: Trust,
+        target: Target,
+        work: Option<WorkFile>,
+        returns: Returns,
+    ) -> Self {
+        let overflowed = vec![0; returns.len()];
+        Self {
+            arguments,
+            receiver: Receiver::new(trust),
+            report: Report::new(arguments.json, arguments.quiet),
+            target,
+            work,
+            manifest: None,
+            jobs: None,
+            decoded: never(),
+            returns,
+            channels: Vec::new(),
+            began: Instant::now(),
+            grown: (Instant::now(), 0),
+            refused_since: None,
+            overflowed,
+            complete: false,
+        }
+    }
+
+    /// Until the object is complete, something fails, or a signal comes.
+    fn run(
+        &mut self,
+        arrivals: &crossbeam_channel::Receiver<Arrival>,
+        stop: &AtomicBool,
+    ) -> Result<(PathBuf, Box<Manifest>), Failure> {
+        let mut looked = Instant::now();
+        while !self.complete {
+            if stop.load(Ordering::Relaxed) {
+                return Err(Failure::new(Outcome::Failed, "interrupted; nothing was left behind"));
+            }
+            select! {
+                recv(arrivals) -> arrival => match arrival {
+                    Ok(Arrival::Packets(batch)) => self.handle_batch(batch)?,
+                    Ok(Arrival::Failed(e)) => {
+                        return Err(Failure::new(Outcome::Failed, format!("receiving failed: {e}")));
+                    }
+                    Err(_) => return Err(Failure::new(Outcome::Failed, "receiving ended")),
+                },
+                recv(self.decoded) -> result => match result {
+                    Ok(result) => self.handle_decoded(&result?)?,
+                    Err(_) => return Err(Failure::new(Outcome::Failed, "the decoder ended")),
+                },
+                default(TICK) => {}
+            }
+            if looked.elapsed() >= TICK {
+                looked = Instant::now();
+                self.look_around()?;
+            }
+        }
+        let failed = || Failure::new(Outcome::Failed, "complete without a manifest");
+        let manifest = self.manifest.take().ok_or_else(failed)?;
+        let work = self.work.take().ok_or_else(failed)?;
+        self.jobs = None;
+        Ok((work.finish(manifest.size)?, manifest))
+    }
+
+    fn handle_batch(&mut self, batch: Batch) -> Result<(), Failure> {
+        let now = self.began.elapsed().as_nanos() as u64;
+        tracing::trace!(packets = batch.packets().count(), "batch");
+        for (bytes, source) in batch.packets() {
+            let channel = self.channel(source, batch.subscription);
+            self.handle_packet(now, channel, bytes)?;
+        }
+        if let Some(work) = &mut self.work {
+            work.flush()?;
+        }
+        self.overflowed[batch.subscription] = batch.overflowed;
+        let index = batch.subscription;
+        // There is always room: a batch came from there.
+        let _ = self.returns[index].send(batch);
+        Ok(())
+    }
+
+    fn handle_packet(&mut self, now: u64, channel: ChannelId, bytes: &[u8]) -> Result<(), Failure> {
+        if let Verdict::Store(place) = self.receiver.handle_packet(now, channel, bytes)
+            && let Some(work) = &mut self.work
+        {
+            work.store(place, &bytes[HEADER_LEN..])?;
+        }
+        self.drain(now)
+    }
+
+    fn handle_decoded(&mut self, decoded: &Decoded) -> Result<(), Failure> {
+        self.receiver.handle_decoded(decoded.sbn, decoded.matched, decoded.by_decoder);
+        self.drain(self.began.elapsed().as_nanos() as u64)
+    }
+
+    /// Does what the receiver asks for.
+    fn drain(&mut self, now: u64) -> Result<(), Failure> {
+        while let Some(output) = self.receiver.poll_output() {
+            match output {
+                Output::Started(manifest) => {
+                    self.start(manifest)?;
+                    for (channel, bytes) in self.receiver.take_early() {
+                        self.handle_packet(now, channel, &bytes)?;
+                    }
+                }
+                Output::BlockReady(job) => {
+                    if let Some(work) = &mut self.work {
+                        work.flush()?; // the decoder reads the file
+                    }
+                    if let Some(jobs) = &self.jobs {
+                        let _ = jobs.send(job); // a decoder that has ended is noticed by its results
+                    }
+                }
+                Output::Complete => self.complete = true,
+            }
+        }
+        Ok(())
+    }
+
+    /// A manifest was accepted: makes room for the object.
+    fn start(&mut self, manifest: Box<Manifest>) -> Result<(), Failure> {
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
+        if manifest.expires.is_some_and(|expires| expires < clock) {
+            return Err(Failure::new(
+                Outcome::Stale,
+                format!(
+                    "{} expired at @{}; ask for a newer release",
+                    manifest.name,
+                    manifest.expires.unwrap_or(0)
+                ),
+            ));
+        }
+        let geometry = manifest.geometry().map_err(|e| Failure::untrusted(e.to_string()))?;
+        let path = self.target.path(&manifest);
+        let work = match self.work.take() {
+            Some(work) => work,
+            None => WorkFile::create(&path, self.arguments.force)?,
+        };
+        work.reserve(&geometry)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from).min(2);
+        let threads = self.arguments.threads.map_or(cores, usize::from);
+        let (jobs, decoded) = decode::start(work.file(), path, geometry, threads);
+        self.report.started(&manifest, IP_UDP_LEN + HEADER_LEN + geometry.symbol_len());
+        self.grown = (Instant::now(), 0);
+        (self.jobs, self.decoded) = (Some(jobs), decoded);
+        (self.work, self.manifest) = (Some(work), Some(manifest));
+        Ok(())
+    }
+
+    /// Ten times a second: progress, time-out.
+    fn look_around(&mut self) -> Result<(), Failure> {
+        let standing = self.standing();
+        self.report.progress(&standing);
+        if standing.symbols > self.grown.1 {
+            self.grown = (Instant::now(), standing.symbols);
+        }
+        if self.receiver.refusal().is_some() && self.refused_since.is_none() {
+            self.refused_since = Some(Instant::now());
+        }
+        let timeout = Duration::from_millis(self.arguments.timeout);
+        let timed_out = !timeout.is_zero() && self.grown.0.elapsed() >= timeout;
+        if let (Some(since), Some(refusal)) = (self.refused_since, self.receiver.refusal())
+            && (timed_out || since.elapsed() >= REFUSED_FOR)
+        {
+            return Err(Failure::untrusted(refusal.to_string()));
+        }
+        if timed_out {
+            return Err(Failure::new(Outcome::NoSignal, self.no_signal(&standing)));
+        }
+        Ok(())
+    }
+
+    fn no_signal(&self, standing: &Standing) -> String {
+        let groups: Vec<String> = self.arguments.group.iter().map(ToString::to_string).collect();
+        let waited = self.arguments.timeout as f64 / 1000.0;
+        let what = match (standing.counters.received, self.manifest.is_some()) {
+            (0, _) => {
+                "no packet arrived: is the server sending, the source address right, MLD snooping served \
+                       by a querier?"
+            }
+            (_, false) => "packets arrived, but no manifest: is another program using this group and port?",
+            (_, true) => "nothing new arrived: did the server stop, or did it change to another release?",
+        };
+        format!("{} for {waited} s: {what}", groups.join(", "))
+    }
+
+    fn channel(&mut self, source: Ipv6Addr, subscription: usize) -> ChannelId {
+        let key = (source, subscription);
+        let index = self.channels.iter().position(|known| *known == key).unwrap_or_else(|| {
+            if self.channels.len() < MAX_CHANNELS {
+                self.channels.push(key);
+            }
+            self.channels.len() - 1
+        });
+        ChannelId(index as u16)
+    }
+
+    fn standing(&self) -> Standing {
+        let (symbols, needed) = self.receiver.progress();
+        let lost = self.receiver.channel_counts().map(|count| count.lost).sum();
+        Standing { symbols, needed, counters: self.receiver.counters(), lost }
+    }
+
+    fn sources(&self) -> Vec<(String, String, carousel_proto::receiver::ChannelCount)> {
+        self.channels
+            .iter()
+            .zip(self.receiver.channel_counts())
+            .map(|((source, subscription), count)| {
+                (source.to_string(), self.arguments.group[*subscription].to_string(), count)
+            })
+            .collect()
+    }
+}
+
+fn run_hook(arguments: &cli::Get, path: &Path, manifest: &Manifest) -> Result<(), Failure> {
+    let Some(command) = &arguments.on_complete else { return Ok(()) };
+    let status = std::process::Command::new("sh")
+        .args(["-c", command])
+        .env("CAROUSEL_PATH", path)
+        .env("CAROUSEL_NAME", &manifest.name)
+        .env("CAROUSEL_SEQ", manifest.seq.to_string())
+        .env("CAROUSEL_DIGEST", blake3::Hash::from_bytes(manifest.digest).to_hex().as_str())
+        .env("CAROUSEL_SIZE", manifest.size.to_string())
+        .status();
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(Failure::new(Outcome::Hook, format!("--on-complete ended with {status}"))),
+        Err(e) => Err(Failure::new(Outcome::Hook, format!("--on-complete could not be run: {e}"))),
+    }
+}

@@ -1,0 +1,65 @@
+//! The receiving threads: nothing but system calls, so that a slow disk does not cost packets.
+
+use crate::ssm::{Batch, Subscription};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Batches in circulation per subscription; together with the socket's buffer this is what a stall may cost.
+const BATCHES: usize = 12;
+
+/// What a receiving thread hands on.
+pub enum Arrival {
+    /// Packets. Give the batch back when it is done with.
+    Packets(Batch),
+    /// The socket failed for good.
+    Failed(io::Error),
+}
+
+/// Where batches go back to; index by [`Batch::subscription`].
+pub type Returns = Vec<Sender<Batch>>;
+
+/// Starts a thread per subscription. The threads end when `stop` is set or nobody listens any more.
+pub fn start(subscriptions: Vec<Subscription>, stop: &Arc<AtomicBool>) -> (Receiver<Arrival>, Returns) {
+    let (arrivals, queue) = bounded(BATCHES * subscriptions.len().max(1));
+    let mut returns = Vec::new();
+    for (index, subscription) in subscriptions.into_iter().enumerate() {
+        let (give_back, empty) = bounded(BATCHES);
+        for _ in 0..BATCHES {
+            let mut batch = Batch::new();
+            batch.subscription = index;
+            let _ = give_back.send(batch);
+        }
+        returns.push(give_back);
+        let (arrivals, stop) = (arrivals.clone(), Arc::clone(stop));
+        std::thread::spawn(move || receive(&subscription, &empty, &arrivals, &stop));
+    }
+    (queue, returns)
+}
+
+fn receive(
+    subscription: &Subscription,
+    empty: &Receiver<Batch>,
+    arrivals: &Sender<Arrival>,
+    stop: &AtomicBool,
+) {
+    while let Ok(mut batch) = empty.recv() {
+        loop {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            match subscription.receive(&mut batch) {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(error) => {
+                    let _ = arrivals.send(Arrival::Failed(error));
+                    return;
+                }
+            }
+        }
+        if arrivals.send(Arrival::Packets(batch)).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! What people and programs get to see while a transfer runs, and at its end.
+
+use carousel_proto::manifest::Manifest;
+use carousel_proto::receiver::{ChannelCount, Counters};
+use carousel_proto::units::{show_rate, show_seconds, show_size};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Without a terminal: a line every so often.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+/// JSON progress: one object every so often.
+const JSON_EVERY: Duration = Duration::from_secs(1);
+/// The rate shown is that of about so long.
+const RATE_OVER: Duration = Duration::from_secs(3);
+
+/// Where it stands.
+pub struct Standing {
+    pub symbols: u64,
+    pub needed: u64,
+    pub counters: Counters,
+    pub lost: u64,
+}
+
+/// Tells of one transfer.
+pub struct Report {
+    json: bool,
+    quiet: bool,
+    bar: Option<ProgressBar>,
+    began: Instant,
+    packet_bits: f64,
+    name: String,
+    size: u64,
+    last_line: Instant,
+    last_json: Instant,
+    /// Start of the window over which the rate is taken, and the packets until then.
+    window: (Instant, u64),
+    rate: f64,
+}
+
+impl Report {
+    pub fn new(json: bool, quiet: bool) -> Self {
+        let now = Instant::now();
+        Self {
+            json,
+            quiet,
+            bar: None,
+            began: now,
+            packet_bits: 1280.0 * 8.0,
+            name: String::new(),
+            size: 0,
+            last_line: now,
+            last_json: now,
+            window: (now, 0),
+            rate: 0.0,
+        }
+    }
+
+    /// A manifest was accepted.
+    pub fn started(&mut self, manifest: &Manifest, packet_len: usize) {
+        self.packet_bits = packet_len as f64 * 8.0;
+        self.name.clone_from(&manifest.name);
+        self.size = manifest.size;
+        if self.json {
+            emit(&json!({
+                "event": "started", "name": manifest.name, "size": manifest.size, "seq": manifest.seq,
+                "digest": hex(&manifest.digest), "seconds": self.began.elapsed().as_secs_f64(),
+            }));
+        }
+        if self.quiet {
+            return;
+        }
+        if std::io::stderr().is_terminal() {
+            let template = "{prefix} {bar:28} {percent}%  {msg}";
+            let bar = ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::stderr_with_hz(8));
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style);
+            }
+            bar.set_prefix(self.name.clone());
+            self.bar = Some(bar);
+        } else {
+            eprintln!("receiving {} ({}), release {}", self.name, show_size(self.size), manifest.seq);
+        }
+    }
+
+    /// Called some times a second.
+    pub fn progress(&mut self, standing: &Standing) {
+        let now = Instant::now();
+        let (since, packets) = self.window;
+        let span = now.duration_since(since);
+        if span >= RATE_OVER / 6 {
+            let rate = (standing.counters.received - packets) as f64 * self.packet_bits / span.as_secs_f64();
+            let weight = (span.as_secs_f64() / RATE_OVER.as_secs_f64()).min(1.0);
+            self.rate = if self.rate == 0.0 { rate } else { self.rate + (rate - self.rate) * weight };
+            self.window = (now, standing.counters.received);
+        }
+        let share = standing.symbols as f64 / standing.needed.max(1) as f64;
+        if self.json && now.duration_since(self.last_json) >= JSON_EVERY {
+            self.last_json = now;
+            emit(&json!({
+                "event": "progress", "seconds": self.began.elapsed().as_secs_f64(),
+                "symbols_received": standing.symbols, "symbols_needed": standing.needed,
+                "rate": self.rate.round(), "loss": loss(standing), "seconds_left": self.left(standing),
+            }));
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_position((share * 1000.0) as u64);
+            bar.set_message(self.line(standing));
+        } else if !self.quiet && now.duration_since(self.last_line) >= LINE_EVERY {
+            self.last_line = now;
+            if standing.needed == 0 {
+                eprintln!("waiting for the first packets");
+            } else {
+                eprintln!("{} {:.0} %  {}", self.name, share * 100.0, self.line(standing));
+            }
+        }
+    }
+
+    fn line(&self, standing: &Standing) -> String {
+        let done = self.size as f64 * standing.symbols as f64 / standing.needed.max(1) as f64;
+        let left = self.left(standing).map_or("stalled".to_owned(), |s| format!("{} left", show_seconds(s)));
+        format!(
+            "{} of {}  {}  loss {:.1} %  {left}",
+            show_size(done as u64),
+            show_size(self.size),
+            show_rate(self.rate),
+            loss(standing) * 100.0
+        )
+    }
+
+    /// Seconds to the end at the present rate.
+    fn left(&self, standing: &Standing) -> Option<f64> {
+        let missing = standing.needed.saturating_sub(standing.symbols) as f64;
+        (self.rate > 0.0).then(|| missing * self.packet_bits / self.rate)
+    }
+
+    /// The object has its name.
+    pub fn done(
+        &self,
+        manifest: &Manifest,
+        path: &Path,
+        standing: &Standing,
+        sources: &[(String, String, ChannelCount)],
+    ) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        let seconds = self.began.elapsed().as_secs_f64();
+        let c = &standing.counters;
+        if self.json {
+            let sources: Vec<Value> = sources
+                .iter()
+                .map(|(source, group, count)| {
+                    json!({"source": source, "group": group,
+                           "packets_received": count.received, "packets_lost": count.lost})
+                })
+                .collect();
+            emit(&json!({
+                "event": "done", "name": manifest.name, "path": path, "size": manifest.size,
+                "digest": hex(&manifest.digest), "seq": manifest.seq, "seconds": seconds,
+                "packets_received": c.received, "packets_lost": standing.lost,
+                "packets_duplicate": c.duplicate, "packets_rejected": c.rejected,
+                "packets_unjudged": c.unjudged, "packets_foreign": c.foreign, "packets_unknown": c.unknown,
+                "symbols_needed": standing.needed, "symbols_received": c.symbols,
+                "blocks_decoded": c.decoded, "blocks_refused": c.decode_failed,
+                "sources": sources, "tier": Value::Null,
+            }));
+        }
+        if !self.quiet {
+            let rejected = if c.rejected > 0 { format!(", {} rejected", c.rejected) } else { String::new() };
+            eprintln!(
+                "{}: {} in {}, loss {:.1} %{rejected}, BLAKE3 {}",
+                path.display(),
+                show_size(manifest.size),
+                show_seconds(seconds),
+                loss(standing) * 100.0,
+                hex(&manifest.digest)
+            );
+        }
+    }
+}
+
+fn loss(standing: &Standing) -> f64 {
+    standing.lost as f64 / (standing.lost + standing.counters.received).max(1) as f64
+}
+
+fn hex(digest: &[u8; 32]) -> String {
+    blake3::Hash::from_bytes(*digest).to_hex().to_string()
+}
+
+fn emit(value: &Value) {
+    let mut out = std::io::stdout().lock();
+    // Nobody may be reading any more; the transfer goes on.
+    let _ = writeln!(out, "{value}");
+    let _ = out.flush();
+}

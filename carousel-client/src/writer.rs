@@ -1,0 +1,168 @@
+//! The work file: `.NAME.carousel-part` beside the target, written out of order, renamed when it is whole.
+
+#![allow(unsafe_code)]
+
+use carousel_proto::geometry::Geometry;
+use carousel_proto::outcome::{Failure, Outcome};
+use carousel_proto::receiver::Place;
+use nix::fcntl::{FallocateFlags, RenameFlags, fallocate, renameat2};
+use nix::libc;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Symbols that follow one another in the file are written together, up to so many bytes.
+const RUN_MAX: usize = 64 << 10;
+
+/// The object's file while it is incomplete. Dropping it removes it, unless [`WorkFile::finish`] renamed it.
+pub struct WorkFile {
+    file: Arc<File>,
+    path: PathBuf,
+    target: PathBuf,
+    replace: bool,
+    finished: bool,
+    run: Vec<u8>,
+    run_offset: u64,
+}
+
+impl WorkFile {
+    /// Creates the work file of a target and keeps every other client away from it.
+    pub fn create(target: &Path, replace: bool) -> Result<Self, Failure> {
+        if target.exists() && !replace {
+            return Err(Failure::usage(format!(
+                "{} exists; choose another --out, or --force",
+                target.display()
+            )));
+        }
+        let name = target.file_name().ok_or_else(|| {
+            Failure::usage(format!("{}: not a file name; give --out a file or a folder", target.display()))
+        })?;
+        let mut part = std::ffi::OsString::from(".");
+        part.push(name);
+        part.push(".carousel-part");
+        let path = target.with_file_name(part);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(|e| storage(&path, &e))?;
+        if file.try_lock().is_err() {
+            return Err(Failure::new(
+                Outcome::TryAgain,
+                format!("{}: another client is at work on it", target.display()),
+            ));
+        }
+        file.set_len(0).map_err(|e| storage(&path, &e))?;
+        Ok(Self {
+            file: Arc::new(file),
+            path,
+            target: target.to_owned(),
+            replace,
+            finished: false,
+            run: Vec::with_capacity(RUN_MAX),
+            run_offset: 0,
+        })
+    }
+
+    /// Reserves the space for an object and one spare symbol per block, so that a full disk shows now.
+    pub fn reserve(&self, geometry: &Geometry) -> Result<(), Failure> {
+        let spare = u64::from(geometry.blocks()) * geometry.symbol_len() as u64;
+        let len = (geometry.size() + spare) as i64;
+        if len == 0 {
+            return Ok(());
+        }
+        match fallocate(&*self.file, FallocateFlags::empty(), 0, len) {
+            Ok(()) => Ok(()),
+            // Not every file system can reserve; then the length is all that can be had.
+            Err(nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::ENOSYS) => {
+                self.file.set_len(len as u64).map_err(|e| storage(&self.path, &e))
+            }
+            Err(error) => Err(storage(&self.path, &error.into())),
+        }
+    }
+
+    /// The file, for the decoder.
+    pub fn file(&self) -> Arc<File> {
+        Arc::clone(&self.file)
+    }
+
+    /// Puts a symbol into its place. Neighbours are gathered and written together.
+    pub fn store(&mut self, place: Place, symbol: &[u8]) -> Result<(), Failure> {
+        let follows = self.run_offset + self.run.len() as u64 == place.offset;
+        if !follows || self.run.len() + place.len > RUN_MAX {
+            self.flush()?;
+            self.run_offset = place.offset;
+        }
+        self.run.extend_from_slice(&symbol[..place.len.min(symbol.len())]);
+        Ok(())
+    }
+
+    /// Writes what was gathered. Before a block goes to the decoder, and after every batch.
+    pub fn flush(&mut self) -> Result<(), Failure> {
+        if !self.run.is_empty() {
+            self.file.write_all_at(&self.run, self.run_offset).map_err(|e| storage(&self.path, &e))?;
+            self.run.clear();
+        }
+        Ok(())
+    }
+
+    /// The object is whole: makes it durable and gives it its name, in this order.
+    pub fn finish(mut self, size: u64) -> Result<PathBuf, Failure> {
+        let failed = |e: io::Error| storage(&self.path, &e);
+        self.file.set_len(size).map_err(failed)?;
+        self.file.sync_all().map_err(failed)?;
+        let flags = if self.replace { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
+        let rename =
+            |flags| renameat2(nix::fcntl::AT_FDCWD, &self.path, nix::fcntl::AT_FDCWD, &self.target, flags);
+        match rename(flags) {
+            // Some file systems cannot refuse to replace; the target was looked for at the start.
+            Err(nix::errno::Errno::EINVAL) if !self.target.exists() => rename(RenameFlags::empty()),
+            other => other,
+        }
+        .map_err(|e| storage(&self.target, &e.into()))?;
+        self.finished = true;
+        if let Some(folder) = self.target.parent() {
+            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+            File::open(folder).and_then(|f| f.sync_all()).map_err(|e| storage(folder, &e))?;
+        }
+        Ok(self.target.clone())
+    }
+}
+
+impl Drop for WorkFile {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = nix::unistd::unlinkat(
+                nix::fcntl::AT_FDCWD,
+                &self.path,
+                nix::unistd::UnlinkatFlags::NoRemoveDir,
+            );
+        }
+    }
+}
+
+/// Starts writing a finished part of the file to the disk, so that the last `fsync` finds little to do.
+pub fn start_writeback(file: &File, offset: u64, len: u64) {
+    // SAFETY: takes a descriptor and numbers; a failure only means that `fsync` has more to do.
+    unsafe {
+        libc::sync_file_range(file.as_raw_fd(), offset as i64, len as i64, libc::SYNC_FILE_RANGE_WRITE);
+    }
+}
+
+/// A failure of the disk, in one line.
+pub fn storage(path: &Path, error: &io::Error) -> Failure {
+    let text = error.to_string();
+    let plain = text.split(" (os error").next().unwrap_or(&text).to_lowercase();
+    let remedy = match error.kind() {
+        io::ErrorKind::StorageFull => "; make room, or choose another --out",
+        io::ErrorKind::NotFound => "; does the folder exist?",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "; choose another --out",
+        _ => "",
+    };
+    Failure::storage(format!("{}: {plain}{remedy}", path.display()))
+}

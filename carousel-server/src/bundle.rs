@@ -1,0 +1,138 @@
+//! A bundle on disk: its head, and the whole of it mapped for reading.
+
+#![allow(unsafe_code)]
+
+use crate::keys::{plain, unreadable};
+use carousel_proto::bundle::{BundleError, BundleHeader, HEADER_LEN, MANIFEST_RECORD, Places, layout_of};
+use carousel_proto::manifest::{Envelope, Manifest, ManifestError, instance_of};
+use carousel_proto::outcome::Failure;
+use carousel_proto::pages::record_len;
+use carousel_proto::schedule::{Item, Layout};
+use carousel_proto::wire::{Checksum, Instance, RECORD_HEADER_LEN};
+use memmap2::Mmap;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Header and manifest record of a bundle, everything checked against the file's length.
+pub struct Head {
+    pub header: BundleHeader,
+    pub manifest: Manifest,
+    pub layout: Layout,
+    manifest_body: Vec<u8>,
+}
+
+impl Head {
+    /// Manifest and signature.
+    pub fn envelope(&self) -> Result<Envelope<'_>, Failure> {
+        Envelope::parse(&self.manifest_body).map_err(|e| Failure::untrusted(e.to_string()))
+    }
+}
+
+/// Reads the head of a bundle and nothing more.
+pub fn read_head(path: &Path) -> Result<Head, Failure> {
+    let file = File::open(path).map_err(|e| unreadable(path, &e))?;
+    head_of(&file, path)
+}
+
+fn head_of(file: &File, path: &Path) -> Result<Head, Failure> {
+    let storage = |e: std::io::Error| Failure::storage(format!("{}: {}", path.display(), plain(&e)));
+    let metadata = file.metadata().map_err(storage)?;
+    if metadata.is_dir() {
+        return Err(Failure::usage(format!("{}: is a folder, not a bundle", path.display())));
+    }
+    let mut start = [0; HEADER_LEN];
+    let len = metadata.len();
+    if len >= HEADER_LEN as u64 {
+        file.read_exact_at(&mut start, 0).map_err(storage)?;
+    }
+    let header = BundleHeader::parse(&start).map_err(|e| refused(path, &e))?;
+    let record_len = record_len(usize::from(header.symbol_len));
+    let body_len = usize::from(header.symbol_len);
+    let body_at = MANIFEST_RECORD * record_len as u64 + RECORD_HEADER_LEN as u64;
+    if len < body_at + body_len as u64 {
+        let expected = body_at + body_len as u64;
+        return Err(refused(path, &BundleError::Length { found: len, expected }));
+    }
+    let mut manifest_body = vec![0; body_len];
+    file.read_exact_at(&mut manifest_body, body_at).map_err(storage)?;
+    let manifest =
+        Envelope::parse(&manifest_body).and_then(|e| Manifest::parse(e.manifest)).map_err(|e| match e {
+            ManifestError::Version(_) => Failure::usage(format!("{}: {e}; use a newer one", path.display())),
+            e => Failure::untrusted(format!("{}: damaged: {e}; fetch or pack it again", path.display())),
+        })?;
+    let layout = layout_of(&header, &manifest, len).map_err(|e| refused(path, &e))?;
+    Ok(Head { header, manifest, layout, manifest_body })
+}
+
+fn refused(path: &Path, error: &BundleError) -> Failure {
+    match error {
+        BundleError::Magic => {
+            Failure::usage(format!("{}: not a bundle; make one with `carousel-server pack`", path.display()))
+        }
+        BundleError::Version(_) => {
+            Failure::usage(format!("{}: {error}; use a newer carousel-server", path.display()))
+        }
+        BundleError::Header | BundleError::Length { .. } => {
+            Failure::untrusted(format!("{}: damaged: {error}; fetch or pack it again", path.display()))
+        }
+    }
+}
+
+/// Overwrites the manifest record's body: the only bytes of a bundle that ever change.
+pub fn write_manifest(path: &Path, head: &Head, body: &[u8]) -> Result<(), Failure> {
+    let storage = |e: std::io::Error| Failure::storage(format!("{}: {}", path.display(), plain(&e)));
+    let record_len = record_len(usize::from(head.header.symbol_len)) as u64;
+    let file = OpenOptions::new().write(true).open(path).map_err(storage)?;
+    file.write_all_at(body, MANIFEST_RECORD * record_len + RECORD_HEADER_LEN as u64)
+        .and_then(|()| file.sync_all())
+        .map_err(storage)
+}
+
+/// A bundle mapped into memory, ready to be sent.
+pub struct Bundle {
+    pub path: PathBuf,
+    pub manifest: Manifest,
+    pub layout: Layout,
+    pub checksum: Checksum,
+    pub instance: Instance,
+    pub signed: bool,
+    places: Places,
+    map: Mmap,
+}
+
+impl Bundle {
+    /// Opens and maps a bundle. A bundle is replaced by renaming a new one over it, never changed in place:
+    /// a running server keeps the old one.
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        let file = File::open(path).map_err(|e| unreadable(path, &e))?;
+        let head = head_of(&file, path)?;
+        // SAFETY: the map is read-only and private to this struct. Somebody who truncates the file under a
+        // running server ends that server with SIGBUS; bundles are replaced by rename, which is harmless.
+        let map = unsafe { Mmap::map(&file) }
+            .map_err(|e| Failure::storage(format!("{}: {}", path.display(), plain(&e))))?;
+        let envelope = head.envelope()?;
+        let (instance, signed) = (instance_of(envelope.manifest), envelope.algorithm != 0);
+        let places = Places::new(&head.layout);
+        if (map.len() as u64) < places.file_len() {
+            let found = map.len() as u64;
+            return Err(refused(path, &BundleError::Length { found, expected: places.file_len() }));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            checksum: head.manifest.checksum(),
+            instance,
+            signed,
+            layout: head.layout,
+            places,
+            map,
+            manifest: head.manifest,
+        })
+    }
+
+    /// The record that the schedule asks for: all of a packet but its prefix.
+    pub fn record(&self, item: Item) -> &[u8] {
+        let at = self.places.item(item) as usize;
+        &self.map[at..at + self.places.record_len()]
+    }
+}

@@ -1,0 +1,276 @@
+//! The command line, as definitions only. Other programs rely on these names.
+
+use carousel_proto::units::{parse_rate, parse_size};
+use clap::{Args, Parser, Subcommand};
+use std::net::Ipv6Addr;
+use std::path::PathBuf;
+
+/// Put one file on any number of devices at once: send it for ever over IPv6 multicast.
+#[derive(Parser, Debug)]
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  carousel-server keygen --out release
+  carousel-server pack firmware.img --key release.key --out firmware.carousel
+  carousel-server run firmware.carousel --group ff3e::8000:1 --port 5004 --interface eth0 --rate 20M
+  carousel-server demo
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 bad signature or digest, 6 storage."
+)]
+pub struct Arguments {
+    /// More remarks on stderr (-v: details, -vv: every burst)
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Arguments {
+    pub fn log_level(&self) -> tracing::Level {
+        match self.verbose {
+            0 => tracing::Level::INFO,
+            1 => tracing::Level::DEBUG,
+            _ => tracing::Level::TRACE,
+        }
+    }
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Make a key pair: PREFIX.key (secret) and PREFIX.pub, in minisign's formats
+    Keygen(Keygen),
+    /// Pack a file into a bundle: blocks, repair symbols, hashes, signed manifest, in sending order
+    Pack(Pack),
+    /// Put a signature that minisign made elsewhere into an unsigned bundle
+    Seal(Seal),
+    /// Say what a bundle is, and check every hash in it
+    Inspect(Inspect),
+    /// Send bundles for ever
+    Run(Run),
+    /// Try it all on this machine: no root, no network
+    Demo(Demo),
+}
+
+#[derive(Args, Debug)]
+pub struct Keygen {
+    /// Where to: PREFIX.key and PREFIX.pub
+    #[arg(long, value_name = "PREFIX")]
+    pub out: PathBuf,
+    /// Overwrite existing keys
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Pack {
+    /// The file to send
+    pub path: PathBuf,
+    /// Secret key that signs the manifest (minisign's format)
+    #[arg(long, required_unless_present = "unsigned")]
+    pub key: Option<PathBuf>,
+    /// Do not sign; write OUT.manifest to be signed elsewhere with minisign, then `seal`
+    #[arg(long, conflicts_with = "key")]
+    pub unsigned: bool,
+    /// The bundle to write
+    #[arg(long, value_name = "F.carousel")]
+    pub out: PathBuf,
+    /// Name that clients see [default: the file's own]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Media type, e.g. application/octet-stream
+    #[arg(long)]
+    pub media_type: Option<String>,
+    /// Release sequence number: raise it with every release
+    #[arg(long, default_value_t = 1)]
+    pub seq: u64,
+    /// Kinds of device it is for; may be repeated
+    #[arg(long)]
+    pub compatible: Vec<String>,
+    /// Last day on which a client starts with it, as YYYY-MM-DD (UTC), or @SECONDS since 1970
+    #[arg(long, value_parser = parse_moment)]
+    pub expires: Option<u64>,
+    /// When it was made, as for --expires [default: SOURCE_DATE_EPOCH, else the file's own time]
+    #[arg(long, value_parser = parse_moment)]
+    pub created: Option<u64>,
+    /// Largest IPv6 packet that every link on the way carries
+    #[arg(long, default_value_t = 1280, value_parser = clap::value_parser!(u16).range(1244..=9000))]
+    pub mtu: u16,
+    /// Symbol length in bytes instead of --mtu, even
+    #[arg(long, conflicts_with = "mtu", value_parser = parse_size)]
+    pub symbol_size: Option<u64>,
+    /// Block length, a power of two from 64KiB to 16MiB; 1MiB for devices with little memory
+    #[arg(long, default_value = "4MiB", value_parser = parse_size)]
+    pub block_size: u64,
+    /// Repair symbols in per cent of the source symbols; 0 is a plain carousel
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=900))]
+    pub repair: u32,
+    /// Overwrite an existing bundle
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Seal {
+    /// The unsigned bundle
+    pub bundle: PathBuf,
+    /// The file minisign wrote: F.carousel.manifest.minisig
+    #[arg(long)]
+    pub signature: PathBuf,
+    /// Check the signature with this public key first
+    #[arg(long, value_name = "K.pub")]
+    pub key: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct Inspect {
+    /// The bundle
+    pub bundle: PathBuf,
+    /// Check the signature with this public key
+    #[arg(long, value_name = "K.pub")]
+    pub key: Option<PathBuf>,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// Write PREFIX.manifest and PREFIX.manifest.minisig, for minisign -V
+    #[arg(long, value_name = "PREFIX")]
+    pub export: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct Run {
+    /// The bundles to send: one for all groups, or as many as there are groups
+    #[arg(required = true, value_name = "F.carousel")]
+    pub bundles: Vec<PathBuf>,
+    /// IPv6 multicast group, e.g. ff3e::8000:1, or with its own rate ff3e::8000:1@20M; may be repeated
+    #[arg(long, required = true, value_parser = parse_group)]
+    pub group: Vec<Group>,
+    /// UDP port of the groups
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+    /// Network interface to send through
+    #[arg(long)]
+    pub interface: String,
+    /// Bits per second of whole IPv6 packets, for groups without a rate of their own
+    #[arg(long, default_value = "10M", value_parser = parse_rate)]
+    pub rate: u64,
+    /// This server's number among those that send the same bundle: 0, 1, 2, …
+    #[arg(long, default_value_t = 0)]
+    pub phase: u32,
+    /// Hop limit: how many routers a packet may cross
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u8).range(1..))]
+    pub hops: u8,
+    /// Differentiated services code point: le, cs0 … cs7, af11 … af43, ef, or a number
+    #[arg(long, default_value = "le", value_parser = parse_dscp)]
+    pub dscp: u8,
+    /// Source address [default: the kernel's choice for the group]
+    #[arg(long)]
+    pub source: Option<Ipv6Addr>,
+    /// Send one cycle and end
+    #[arg(long)]
+    pub once: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Demo {
+    /// The file to send [default: this program itself]
+    pub file: Option<PathBuf>,
+    /// Bits per second
+    #[arg(long, default_value = "20M", value_parser = parse_rate)]
+    pub rate: u64,
+    /// Per cent of the packets that each client loses
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=60))]
+    pub loss: u8,
+}
+
+/// What is wrong with a command line, in one line.
+pub fn one_line(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let what: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    format!("{}; --help lists what is possible", what.join(" ").trim_start_matches("error: "))
+}
+
+/// A group and, perhaps, its own rate.
+#[derive(Debug, Clone, Copy)]
+pub struct Group {
+    pub address: Ipv6Addr,
+    pub rate: Option<u64>,
+}
+
+fn parse_group(text: &str) -> Result<Group, String> {
+    let (address, rate) = match text.split_once('@') {
+        Some((address, rate)) => (address, Some(parse_rate(rate)?)),
+        None => (text, None),
+    };
+    let address: Ipv6Addr = address
+        .parse()
+        .map_err(|_| format!("{address:?} is no IPv6 address; a group looks like ff3e::8000:1"))?;
+    if !address.is_multicast() {
+        return Err(format!("{address} is no multicast group; use one from ff3e::/32, like ff3e::8000:1"));
+    }
+    Ok(Group { address, rate })
+}
+
+fn parse_dscp(text: &str) -> Result<u8, String> {
+    let digits: Vec<u8> = text.bytes().filter(|&c| c.is_ascii_digit()).map(|c| c - b'0').collect();
+    let value = match (text.to_ascii_lowercase().as_str(), &digits[..]) {
+        ("le", _) => Some(1), // RFC 8622
+        ("ef", _) => Some(46),
+        ("be" | "default", _) => Some(0),
+        (t, [c]) if t.starts_with("cs") && t.len() == 3 && *c < 8 => Some(c * 8),
+        (t, [class @ 1..=4, drop @ 1..=3]) if t.starts_with("af") && t.len() == 4 => {
+            Some(class * 8 + drop * 2)
+        }
+        (t, _) => t.parse().ok().filter(|v| *v < 64),
+    };
+    value.ok_or_else(|| format!("{text:?} is no code point: use le, ef, cs0 … cs7, af11 … af43, or 0 … 63"))
+}
+
+/// `YYYY-MM-DD` at 0:00 UTC or `@SECONDS`, as seconds since 1970.
+fn parse_moment(text: &str) -> Result<u64, String> {
+    let bad = || format!("{text:?} is no date: write it like 2027-01-31, or @1800000000");
+    if let Some(seconds) = text.strip_prefix('@') {
+        return seconds.parse().map_err(|_| bad());
+    }
+    let parts: Vec<u64> = text.split('-').map(str::parse).collect::<Result<_, _>>().map_err(|_| bad())?;
+    let [year @ 1970..=9999, month @ 1..=12, day @ 1..=31] = parts[..] else { return Err(bad()) };
+    // Days since 1970 by the civil calendar, years counted from March (Howard Hinnant's algorithm).
+    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = y * 365 + y / 4 - y / 100 + y / 400 + (m * 153 + 2) / 5 + day - 1;
+    Ok((days - 719_468) * 86_400)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn dscp_names() {
+        assert_eq!(parse_dscp("le"), Ok(1));
+        assert_eq!(parse_dscp("CS5"), Ok(40));
+        assert_eq!(parse_dscp("af41"), Ok(34));
+        assert_eq!(parse_dscp("63"), Ok(63));
+        assert!(parse_dscp("64").is_err() && parse_dscp("af44").is_err() && parse_dscp("cs8").is_err());
+    }
+
+    #[test]
+    fn moments() {
+        assert_eq!(parse_moment("1970-01-01"), Ok(0));
+        assert_eq!(parse_moment("2000-03-01"), Ok(951_868_800));
+        assert_eq!(parse_moment("@17"), Ok(17));
+        assert!(parse_moment("2000-13-01").is_err() && parse_moment("soon").is_err());
+    }
+
+    #[test]
+    fn groups() {
+        assert_eq!(parse_group("ff3e::8000:1@20M").unwrap().rate, Some(20_000_000));
+        assert!(parse_group("2001:db8::1").is_err() && parse_group("x").is_err());
+    }
+}

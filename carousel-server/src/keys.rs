@@ -1,0 +1,136 @@
+//! Keys and signatures, all in minisign's formats and made by its library.
+
+use crate::bundle::{read_head, write_manifest};
+use crate::cli;
+use carousel_proto::manifest::{Envelope, Manifest, SignatureAlgorithm};
+use carousel_proto::outcome::{Failure, Outcome};
+use carousel_proto::trust::{Trust, parse_signature};
+use minisign::{KeyPair, SecretKey, SecretKeyBox};
+use std::fs::OpenOptions;
+use std::io::{Cursor, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// `keygen`: PREFIX.key, readable by its owner only, and PREFIX.pub.
+pub fn keygen(arguments: &cli::Keygen) -> Result<(), Failure> {
+    let secret_path = with_suffix(&arguments.out, ".key");
+    let public_path = with_suffix(&arguments.out, ".pub");
+    if !arguments.force {
+        for path in [&secret_path, &public_path] {
+            if path.exists() {
+                return Err(Failure::usage(format!(
+                    "{} exists: a lost key cannot be replaced on devices; choose another --out, or --force",
+                    path.display()
+                )));
+            }
+        }
+    }
+    let failed = |e: minisign::PError| Failure::new(Outcome::Failed, format!("no key could be made: {e}"));
+    let pair = KeyPair::generate_unencrypted_keypair().map_err(failed)?;
+    let secret = pair.sk.to_box(Some("carousel release key: keep it offline")).map_err(failed)?;
+    let public = pair.pk.to_box().map_err(failed)?;
+    write_new(&secret_path, secret.into_string().as_bytes(), 0o600)?;
+    write_new(&public_path, public.into_string().as_bytes(), 0o644)?;
+    println!("{}\n{}", secret_path.display(), public_path.display());
+    Ok(())
+}
+
+/// Reads a secret key; asks for its password if it has one.
+pub fn read_secret_key(path: &Path) -> Result<SecretKey, Failure> {
+    let text = read_text(path)?;
+    let bad = |why: String| Failure::usage(format!("{}: {why}", path.display()));
+    let parse =
+        || SecretKeyBox::from_string(&text).map_err(|e| bad(format!("not a minisign secret key ({e})")));
+    if let Ok(key) = parse()?.into_unencrypted_secret_key() {
+        return Ok(key);
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(bad(
+            "not a minisign secret key, or it has a password and there is no terminal to ask".into()
+        ));
+    }
+    parse()?.into_secret_key(None).map_err(|e| bad(format!("cannot be opened ({e})")))
+}
+
+/// Reads a public key (minisign's file, or its one line of base64).
+pub fn read_public_key(path: &Path) -> Result<minisign_verify::PublicKey, Failure> {
+    let text = read_text(path)?;
+    minisign_verify::PublicKey::decode(&text)
+        .or_else(|_| minisign_verify::PublicKey::from_base64(text.trim()))
+        .map_err(|e| Failure::usage(format!("{}: not a minisign public key ({e})", path.display())))
+}
+
+/// Signs a manifest; the text of a minisign signature file. The same input gives the same signature.
+pub fn sign(manifest: &[u8], described: &Manifest, key: &SecretKey) -> Result<String, Failure> {
+    let trusted = format!("carousel manifest seq:{}", described.seq);
+    minisign::sign(None, key, Cursor::new(manifest), Some(&trusted), Some("carousel"))
+        .map(|signature| signature.into_string())
+        .map_err(|e| Failure::new(Outcome::Failed, format!("the manifest could not be signed: {e}")))
+}
+
+/// `seal`: puts a signature made elsewhere into a bundle.
+pub fn seal(arguments: &cli::Seal) -> Result<(), Failure> {
+    let text = std::fs::read(&arguments.signature).map_err(|e| unreadable(&arguments.signature, &e))?;
+    if parse_signature(&text).is_none() {
+        return Err(Failure::untrusted(format!(
+            "{}: not a minisign signature; sign the .manifest file with minisign -S",
+            arguments.signature.display()
+        )));
+    }
+    let text = without_untrusted_comment(&text);
+    let head = read_head(&arguments.bundle)?;
+    let manifest = head.envelope()?.manifest.to_vec();
+    let sealed =
+        Envelope { manifest: &manifest, algorithm: SignatureAlgorithm::Minisign as u8, signature: &text };
+    if let Some(path) = &arguments.key {
+        Trust::Keys(vec![read_public_key(path)?])
+            .check(&sealed)
+            .map_err(|e| Failure::untrusted(format!("{}: {e}", arguments.signature.display())))?;
+    }
+    let body = sealed
+        .emit(usize::from(head.header.symbol_len))
+        .map_err(|e| Failure::usage(format!("{}: {e}", arguments.signature.display())))?;
+    write_manifest(&arguments.bundle, &head, &body)?;
+    println!("{}", arguments.bundle.display());
+    Ok(())
+}
+
+/// The untrusted comment is nobody's word and takes room in the packet: replaced by a short one.
+fn without_untrusted_comment(text: &[u8]) -> Vec<u8> {
+    let rest = text.iter().position(|b| *b == b'\n').map_or(text, |at| &text[at..]);
+    [b"untrusted comment: carousel", rest].concat()
+}
+
+/// `PATH` with something appended to its last component.
+pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn read_text(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|e| unreadable(path, &e))
+}
+
+/// A file named on the command line that cannot be read.
+pub fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+    let message = format!("{}: {}", path.display(), plain(error));
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Failure::usage(format!("{message}; check the path")),
+        _ => Failure::storage(message),
+    }
+}
+
+/// An error in plain words, without "(os error 2)".
+pub fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}
+
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
+    let failed = |e: std::io::Error| Failure::storage(format!("{}: {}", path.display(), plain(&e)));
+    // An existing file would keep its own, perhaps wider, permissions.
+    let _ = std::fs::remove_file(path);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)
+}

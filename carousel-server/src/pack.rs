@@ -1,0 +1,422 @@
+//! `pack`: cuts a file into blocks, adds repair symbols and hashes, signs, and writes it all in sending order.
+//!
+//! Two passes. The first goes over the blocks, on several threads, each block from disk to its records; the
+//! second goes over the hash pages and builds the tree above them. Memory does not depend on the file's size.
+
+use crate::cli;
+use crate::keys::{plain, read_secret_key, sign, unreadable, with_suffix};
+use blake3::hazmat::ChainingValue;
+use carousel_proto::bundle::{BundleHeader, FIRST_BLOCK_PAGE, MANIFEST_RECORD, Places};
+use carousel_proto::fec::BlockEncoder;
+use carousel_proto::geometry::{Geometry, MAX_SYMBOLS, Sbn};
+use carousel_proto::manifest::{
+    Envelope, FORMAT_VERSION, MAX_ENVELOPE_LEN, Manifest, ManifestError, SignatureAlgorithm, is_plain_name,
+};
+use carousel_proto::outcome::{Failure, Outcome};
+use carousel_proto::pages::{
+    LEAF_LEN, PageNumber, Subtree, TreeShape, block_hasher, block_pages, block_value, emit_block_page, leaf,
+    object_digest, record_len,
+};
+use carousel_proto::schedule::{Coset, DEFAULT_ROUNDS_LOG2, Layout};
+use carousel_proto::units::{show_rate, show_size};
+use carousel_proto::wire::{HEADER_LEN, IP_UDP_LEN, RECORD_HEADER_LEN, Slot, record_header};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Instant, UNIX_EPOCH};
+
+/// Each worker needs about 6 blocks of memory; so many bytes may be spent on all of them.
+const WORK_MEMORY: usize = 40 << 20;
+
+/// `pack`.
+pub fn pack(arguments: &cli::Pack) -> Result<(), Failure> {
+    let began = Instant::now();
+    let input = Input::open(&arguments.path)?;
+    let name = object_name(arguments)?;
+    if arguments.out.exists() && !arguments.force {
+        return Err(Failure::usage(format!(
+            "{} exists; choose another --out, or --force",
+            arguments.out.display()
+        )));
+    }
+    let key = arguments.key.as_deref().map(read_secret_key).transpose()?;
+    let layout = layout_for(arguments, input.size)?;
+    let manifest = Manifest {
+        version: FORMAT_VERSION,
+        name,
+        media_type: arguments.media_type.clone(),
+        size: input.size,
+        digest: [0; 32],
+        symbol_len: layout.geometry().symbol_len() as u16,
+        block_log2: layout.geometry().block_log2(),
+        repair_full: layout.geometry().repair_full(),
+        repair_last: layout.geometry().repair_last(),
+        page_len: layout.page_len(),
+        pages: layout.pages(),
+        cap: Vec::new(),
+        seq: arguments.seq,
+        created: created(arguments, &input),
+        expires: arguments.expires,
+        compatible: (!arguments.compatible.is_empty()).then(|| arguments.compatible.clone()),
+        rollout: None,
+        apply: None,
+    };
+    // Found now rather than after an hour of packing: the signature takes about 300 bytes more.
+    if manifest.emit().len() + 16 * 16 + 320 > MAX_ENVELOPE_LEN {
+        let too_long = ManifestError::TooLong(manifest.emit().len() + 16 * 16 + 320);
+        return Err(Failure::usage(too_long.to_string()));
+    }
+    let writer = Writer::create(&arguments.out, layout)?;
+    let values = writer.write_blocks(&input)?;
+    let manifest = writer.write_tree(manifest, &values)?;
+    let bytes = manifest.emit();
+    let signature = key.map(|key| sign(&bytes, &manifest, &key)).transpose()?;
+    writer.write_head(&manifest, &bytes, signature.as_deref())?;
+    let bundle_len = writer.finish(&arguments.out)?;
+    let rate = input.size as f64 * 8.0 / began.elapsed().as_secs_f64();
+    tracing::info!(
+        "packed {} ({}) into {} blocks, {} bundle, {} at {}",
+        manifest.name,
+        show_size(input.size),
+        layout.geometry().blocks(),
+        show_size(bundle_len),
+        if signature.is_some() { "signed" } else { "NOT signed" },
+        show_rate(rate)
+    );
+    println!("{}", arguments.out.display());
+    if signature.is_none() {
+        let path = with_suffix(&arguments.out, ".manifest");
+        std::fs::write(&path, &bytes).map_err(|e| cannot_write(&path, &e))?;
+        println!("{}", path.display());
+    }
+    Ok(())
+}
+
+/// The file to pack.
+struct Input {
+    file: File,
+    size: u64,
+    modified: u64,
+    path: std::path::PathBuf,
+}
+
+impl Input {
+    fn open(path: &Path) -> Result<Self, Failure> {
+        let file = File::open(path).map_err(|e| unreadable(path, &e))?;
+        let metadata = file.metadata().map_err(|e| unreadable(path, &e))?;
+        if !metadata.is_file() {
+            return Err(Failure::usage(format!(
+                "{}: not a regular file; pack one file, for instance an archive",
+                path.display()
+            )));
+        }
+        let modified = metadata.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+        let modified = modified.map_or(0, |t| t.as_secs());
+        Ok(Self { file, size: metadata.len(), modified, path: path.to_owned() })
+    }
+}
+
+fn object_name(arguments: &cli::Pack) -> Result<String, Failure> {
+    let own = || arguments.path.file_name().and_then(|n| n.to_str()).map(str::to_owned);
+    let name = arguments.name.clone().or_else(own).unwrap_or_default();
+    if is_plain_name(&name) {
+        Ok(name)
+    } else {
+        Err(Failure::usage(format!(
+            "{name:?} is no plain file name of at most 255 bytes; give one by --name"
+        )))
+    }
+}
+
+/// Reproducible: never the time of packing.
+fn created(arguments: &cli::Pack, input: &Input) -> u64 {
+    let epoch = || std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|t| t.parse().ok());
+    arguments.created.or_else(epoch).unwrap_or(input.modified)
+}
+
+fn layout_for(arguments: &cli::Pack, size: u64) -> Result<Layout, Failure> {
+    let usage = |e: &dyn std::fmt::Display| Failure::usage(e.to_string());
+    let by_mtu = u64::from(arguments.mtu) - (IP_UDP_LEN + HEADER_LEN) as u64;
+    let symbol_len = arguments.symbol_size.unwrap_or(by_mtu & !1);
+    let symbol_len = u16::try_from(symbol_len).map_err(|_| usage(&"--symbol-size is too large"))?;
+    if !arguments.block_size.is_power_of_two() {
+        return Err(usage(&"--block-size must be a power of two from 64KiB to 16MiB"));
+    }
+    let block_log2 = arguments.block_size.trailing_zeros() as u8;
+    let bare = Geometry::new(size, symbol_len, block_log2, 0, 0).map_err(|e| usage(&e))?;
+    let k_full = (1u32 << block_log2).div_ceil(u32::from(symbol_len));
+    let repair_full = (k_full * arguments.repair).div_ceil(100);
+    let short = bare.blocks() > bare.full_blocks();
+    let repair_last = if short {
+        repair_of_short_block(u32::from(bare.source_symbols(Sbn(bare.full_blocks()))), k_full, repair_full)
+    } else {
+        0
+    };
+    let (full, last) = (repair_full.min(0xffff) as u16, repair_last.min(0xffff) as u16);
+    if repair_full > MAX_SYMBOLS || repair_last > MAX_SYMBOLS {
+        return Err(usage(&format!(
+            "--repair {} makes {repair_full} repair symbols in a block, at most {MAX_SYMBOLS} are possible; \
+             use less, or a smaller --block-size",
+            arguments.repair
+        )));
+    }
+    let geometry = Geometry::new(size, symbol_len, block_log2, full, last).map_err(|e| usage(&e))?;
+    Layout::new(geometry, DEFAULT_ROUNDS_LOG2)
+        .ok_or_else(|| usage(&"too many symbols for one bundle; use a larger --mtu"))
+}
+
+/// Repair symbols of a short block. The law of large numbers does not help a short block, so it is sent a
+/// little more often than its length asks for (PROTOCOL.md section 6): by 4 + 0.75·√K symbols.
+pub fn repair_of_short_block(k: u32, k_full: u32, repair_full: u32) -> u32 {
+    if repair_full == 0 {
+        return 0;
+    }
+    let share = (k + k.isqrt() * 3 / 4 + 4).min(k_full.max(k));
+    (share * (k_full + repair_full)).div_ceil(k_full) - k
+}
+
+/// The bundle while it is written, under a name of its own until it is whole.
+struct Writer {
+    file: tempfile::NamedTempFile,
+    layout: Layout,
+    places: Places,
+    record_len: usize,
+}
+
+impl Writer {
+    fn create(out: &Path, layout: Layout) -> Result<Self, Failure> {
+        let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let file = tempfile::Builder::new()
+            .prefix(".carousel-pack-")
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .tempfile_in(folder)
+            .map_err(|e| cannot_write(out, &e))?;
+        let places = Places::new(&layout);
+        file.as_file().set_len(places.file_len()).map_err(|e| cannot_write(out, &e))?;
+        let record_len = record_len(layout.geometry().symbol_len());
+        Ok(Self { file, layout, places, record_len })
+    }
+
+    /// First pass: every block to its records. Returns the blocks' BLAKE3 values.
+    fn write_blocks(&self, input: &Input) -> Result<Vec<ChainingValue>, Failure> {
+        let blocks = self.layout.geometry().blocks();
+        let bar = progress_bar(input.size);
+        let values = Mutex::new(vec![[0; 32]; blocks as usize]);
+        let next = AtomicU32::new(0);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = (WORK_MEMORY / (6 << self.layout.geometry().block_log2())).clamp(1, cores);
+        let worker = || -> Result<(), Failure> {
+            let mut worker = Worker::new(self);
+            loop {
+                let sbn = Sbn(next.fetch_add(1, Ordering::Relaxed));
+                if sbn.0 >= blocks {
+                    return Ok(());
+                }
+                let value = worker.write_block(input, sbn).inspect_err(|_| {
+                    next.store(blocks, Ordering::Relaxed); // the others may stop too
+                })?;
+                values.lock().unwrap_or_else(PoisonError::into_inner)[sbn.0 as usize] = value;
+                bar.inc(self.layout.geometry().block_len(sbn) as u64);
+            }
+        };
+        std::thread::scope(|scope| {
+            let handles: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
+            handles.into_iter().try_for_each(|handle| {
+                handle
+                    .join()
+                    .unwrap_or_else(|_| Err(Failure::new(Outcome::Failed, "a packing thread panicked")))
+            })
+        })?;
+        bar.finish_and_clear();
+        Ok(values.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Second pass: block pages, hash pages and the tree above them. Returns the manifest with digest and cap.
+    fn write_tree(&self, mut manifest: Manifest, values: &[ChainingValue]) -> Result<Manifest, Failure> {
+        let geometry = self.layout.geometry();
+        manifest.digest = object_digest(values);
+        for number in 0..block_pages(geometry) {
+            let at = (FIRST_BLOCK_PAGE + u64::from(number)) * self.record_len as u64;
+            let header = record_header(geometry.size(), 0, Slot(number));
+            self.write_at(&[&header[..], &emit_block_page(PageNumber(number), values)].concat(), at)?;
+        }
+        let impossible = || Failure::new(Outcome::Failed, "the hash tree does not fit its own layout");
+        let shape = TreeShape::new(manifest.pages, manifest.page_len, geometry.symbol_len())
+            .ok_or_else(impossible)?;
+        for node in 0..shape.cap_nodes() {
+            let first = PageNumber((node * shape.pages_per_cap_node()) as u32);
+            let subtree = Subtree::build(&shape, first, |number| {
+                let mut leaves = vec![0; shape.leaves_len()];
+                if let Some(at) = self.page_at(number) {
+                    let at = at + RECORD_HEADER_LEN as u64;
+                    self.file.as_file().read_exact_at(&mut leaves, at).map_err(|e| self.failed(&e))?;
+                }
+                Ok::<_, Failure>(leaves)
+            })?;
+            manifest.cap.extend_from_slice(&subtree.cap_node());
+            for number in (first.0..shape.pages()).take(shape.pages_per_cap_node()).map(PageNumber) {
+                if let Some(at) = self.page_at(number) {
+                    self.write_at(&record_header(geometry.size(), 0, Slot(number.0)), at)?;
+                    let path_at = at + (RECORD_HEADER_LEN + shape.leaves_len()) as u64;
+                    self.write_at(&subtree.path(number), path_at)?;
+                }
+            }
+        }
+        Ok(manifest)
+    }
+
+    fn write_head(&self, manifest: &Manifest, bytes: &[u8], signature: Option<&str>) -> Result<(), Failure> {
+        let header = BundleHeader { symbol_len: manifest.symbol_len, rounds_log2: self.layout.rounds_log2() };
+        self.write_at(&header.emit(), 0)?;
+        let algorithm =
+            if signature.is_some() { SignatureAlgorithm::Minisign } else { SignatureAlgorithm::None };
+        let signature = signature.unwrap_or_default().as_bytes();
+        let body = Envelope { manifest: bytes, algorithm: algorithm as u8, signature }
+            .emit(usize::from(manifest.symbol_len))
+            .map_err(|e| Failure::usage(e.to_string()))?;
+        let record = [&record_header(manifest.size, 0, Slot(0))[..], &body].concat();
+        self.write_at(&record, MANIFEST_RECORD * self.record_len as u64)
+    }
+
+    /// Makes it durable and gives it its name.
+    fn finish(self, out: &Path) -> Result<u64, Failure> {
+        self.file.as_file().sync_all().map_err(|e| cannot_write(out, &e))?;
+        self.file.persist(out).map_err(|e| cannot_write(out, &e.error))?;
+        Ok(self.places.file_len())
+    }
+
+    /// Where a hash page's record begins; `None` for a page number that was set aside but is not used.
+    fn page_at(&self, number: PageNumber) -> Option<u64> {
+        let per_coset = self.layout.pages_per_coset();
+        let (coset, page) = (Coset(number.0 / per_coset), u64::from(number.0 % per_coset));
+        (page < self.layout.coset_pages(coset))
+            .then(|| self.places.record(coset, self.layout.page_record(page)))
+    }
+
+    fn write_at(&self, bytes: &[u8], at: u64) -> Result<(), Failure> {
+        self.file.as_file().write_all_at(bytes, at).map_err(|e| self.failed(&e))
+    }
+
+    fn failed(&self, error: &std::io::Error) -> Failure {
+        cannot_write(self.file.path(), error)
+    }
+}
+
+/// One packing thread and its buffers.
+struct Worker<'a> {
+    writer: &'a Writer,
+    encoder: BlockEncoder,
+    source: Vec<u8>,
+    repair: Vec<u8>,
+    records: Vec<u8>,
+    leaves: Vec<u8>,
+}
+
+impl<'a> Worker<'a> {
+    fn new(writer: &'a Writer) -> Self {
+        let (source, repair, records, leaves) = Default::default();
+        Self { writer, encoder: BlockEncoder::new(), source, repair, records, leaves }
+    }
+
+    fn write_block(&mut self, input: &Input, sbn: Sbn) -> Result<ChainingValue, Failure> {
+        let geometry = self.writer.layout.geometry();
+        let t = geometry.symbol_len();
+        let (k, r) = (usize::from(geometry.source_symbols(sbn)), usize::from(geometry.repair_symbols(sbn)));
+        let len = geometry.block_len(sbn);
+        self.source.clear();
+        self.source.resize(k * t, 0);
+        input.file.read_exact_at(&mut self.source[..len], geometry.block_offset(sbn)).map_err(|e| {
+            Failure::storage(format!("{}: {} (did it shrink?)", input.path.display(), plain(&e)))
+        })?;
+        let mut hasher = block_hasher(geometry, sbn);
+        hasher.update(&self.source[..len]);
+        self.repair.resize(r * t, 0);
+        self.encoder
+            .encode(k, r, t, &self.source, &mut self.repair)
+            .map_err(|e| Failure::new(Outcome::Failed, format!("block {}: {e}", sbn.0)))?;
+        self.write_symbols(sbn, k)?;
+        Ok(block_value(geometry, &hasher))
+    }
+
+    /// Puts a block's symbols and their leaves where the layout wants them.
+    fn write_symbols(&mut self, sbn: Sbn, k: usize) -> Result<(), Failure> {
+        let layout = &self.writer.layout;
+        let geometry = layout.geometry();
+        let t = geometry.symbol_len();
+        for coset in (0..layout.cosets()).map(Coset) {
+            for row in 0..layout.rows() {
+                let visit = layout.visit(sbn, coset, row);
+                if visit.is_empty() {
+                    continue;
+                }
+                let order = layout.row(coset, row);
+                let mut index = layout.visit_start(sbn, coset, row, &order);
+                for esi in visit {
+                    // A page ends here: what was gathered goes out, because the next page's record is between.
+                    if index.is_multiple_of(u64::from(layout.page_len())) {
+                        self.flush(coset, index)?;
+                    }
+                    let esi = esi as usize;
+                    let symbol = if esi < k {
+                        &self.source[esi * t..][..t]
+                    } else {
+                        &self.repair[(esi - k) * t..][..t]
+                    };
+                    let offset = geometry.offset(sbn, carousel_proto::geometry::Esi(esi as u16));
+                    let start = self.records.len();
+                    let slot = Slot(layout.slot(coset, index));
+                    self.records.extend_from_slice(&record_header(geometry.size(), offset, slot));
+                    self.records.extend_from_slice(symbol);
+                    self.leaves.extend_from_slice(&leaf(&self.records[start..]));
+                    index += 1;
+                }
+                self.flush(coset, index)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the records gathered, which end before slot `end` of the coset and lie in one page.
+    fn flush(&mut self, coset: Coset, end: u64) -> Result<(), Failure> {
+        let count = (self.leaves.len() / LEAF_LEN) as u64;
+        if count > 0 {
+            let (writer, layout) = (self.writer, &self.writer.layout);
+            let first = end - count;
+            writer.write_at(&self.records, writer.places.record(coset, layout.slot_record(first)))?;
+            let page_len = u64::from(layout.page_len());
+            let page = writer.places.record(coset, layout.page_record(first / page_len));
+            let leaf_at = RECORD_HEADER_LEN as u64 + first % page_len * LEAF_LEN as u64;
+            writer.write_at(&self.leaves, page + leaf_at)?;
+            self.records.clear();
+            self.leaves.clear();
+        }
+        Ok(())
+    }
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::storage(format!("{}: cannot be written: {}", path.display(), plain(error)))
+}
+
+fn progress_bar(len: u64) -> ProgressBar {
+    let style =
+        ProgressStyle::with_template("packing {bar:32} {bytes}/{total_bytes} {bytes_per_sec} {eta} left");
+    let bar = ProgressBar::new(len);
+    style.map_or(bar.clone(), |style| bar.with_style(style))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_block_gets_a_little_more_than_its_share() {
+        assert_eq!(repair_of_short_block(1, 3531, 3531), 9);
+        assert_eq!(repair_of_short_block(1765, 3531, 3531), 2 * (1765 + 31 + 4) - 1765);
+        assert_eq!(repair_of_short_block(3530, 3531, 3531), 2 * 3531 - 3530);
+        assert_eq!(repair_of_short_block(100, 3531, 0), 0);
+    }
+}

@@ -1,0 +1,127 @@
+//! The sending socket: connected to a group, so that it hears nothing and no tool lists it as listening.
+//!
+//! One `sendmmsg` per burst; the record of every packet goes out straight from the mapped bundle.
+
+#![allow(unsafe_code)]
+
+use carousel_proto::wire::PREFIX_LEN;
+use nix::libc;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::{Ipv6Addr, SocketAddrV6};
+use std::os::fd::AsRawFd;
+
+/// IPV6_MTU_DISCOVER value of the Linux kernel (include/uapi/linux/in6.h): never learn a path MTU, and send
+/// with the interface's. A forged "packet too big" then cannot make us fragment.
+const IPV6_PMTUDISC_OMIT: libc::c_int = 5;
+
+/// Where and how a channel sends.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub group: Ipv6Addr,
+    pub port: u16,
+    pub interface: u32,
+    pub source: Option<Ipv6Addr>,
+    pub hops: u8,
+    pub dscp: u8,
+}
+
+/// One packet: its header's first part, and the record that follows.
+pub struct Outgoing<'a> {
+    pub prefix: [u8; PREFIX_LEN],
+    pub record: &'a [u8],
+}
+
+/// A socket that only sends.
+pub struct Sender {
+    socket: Socket,
+    /// Source address and interface, as a control message, if one was asked for. Binding would do the same,
+    /// but a program that never binds can be forbidden to.
+    source: Option<SourceControl>,
+    iovecs: Vec<[libc::iovec; 2]>,
+    messages: Vec<libc::mmsghdr>,
+}
+
+#[repr(C, align(8))]
+struct SourceControl {
+    header: libc::cmsghdr,
+    info: libc::in6_pktinfo,
+}
+
+impl Sender {
+    pub fn open(target: &Target) -> io::Result<Self> {
+        let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_multicast_if_v6(target.interface)?;
+        socket.set_multicast_hops_v6(u32::from(target.hops))?;
+        socket.set_tclass_v6(u32::from(target.dscp) << 2)?;
+        set_mtu_discovery(&socket)?;
+        // Room for a few bursts; a smaller limit of the system only means more ENOBUFS, which is survived.
+        let _ = socket.set_send_buffer_size(1 << 20);
+        socket.connect(&SocketAddrV6::new(target.group, target.port, 0, target.interface).into())?;
+        let source = target.source.map(|address| SourceControl {
+            header: libc::cmsghdr {
+                // SAFETY: CMSG_LEN only computes.
+                cmsg_len: unsafe { libc::CMSG_LEN(size_of::<libc::in6_pktinfo>() as u32) } as usize,
+                cmsg_level: libc::IPPROTO_IPV6,
+                cmsg_type: libc::IPV6_PKTINFO,
+            },
+            info: libc::in6_pktinfo {
+                ipi6_addr: libc::in6_addr { s6_addr: address.octets() },
+                ipi6_ifindex: target.interface,
+            },
+        });
+        Ok(Self { socket, source, iovecs: Vec::new(), messages: Vec::new() })
+    }
+
+    /// Sends a burst; how many packets of it the kernel took. At least one, or an error.
+    pub fn send(&mut self, burst: &[Outgoing<'_>]) -> io::Result<usize> {
+        self.iovecs.clear();
+        self.messages.clear();
+        self.iovecs.extend(burst.iter().map(|packet| {
+            // The kernel only reads from these, whatever their type says.
+            let iovec = |bytes: &[u8]| libc::iovec {
+                iov_base: bytes.as_ptr().cast_mut().cast(),
+                iov_len: bytes.len(),
+            };
+            [iovec(&packet.prefix), iovec(packet.record)]
+        }));
+        let control: *mut libc::c_void =
+            self.source.as_mut().map_or(std::ptr::null_mut(), |s| std::ptr::from_mut(s).cast());
+        let control_len = if control.is_null() { 0 } else { size_of::<SourceControl>() };
+        for iovec in &mut self.iovecs {
+            // SAFETY: mmsghdr is plain data for which all zeros is a valid value.
+            let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+            message.msg_hdr.msg_iov = iovec.as_mut_ptr();
+            message.msg_hdr.msg_iovlen = 2;
+            message.msg_hdr.msg_control = control;
+            message.msg_hdr.msg_controllen = control_len;
+            self.messages.push(message);
+        }
+        // SAFETY: the messages point to iovecs and those to `burst`, all of which outlive the call; lengths are
+        // those of the slices.
+        let sent = unsafe {
+            libc::sendmmsg(self.socket.as_raw_fd(), self.messages.as_mut_ptr(), self.messages.len() as u32, 0)
+        };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
+    }
+}
+
+fn set_mtu_discovery(socket: &Socket) -> io::Result<()> {
+    // SAFETY: the option takes an int, and its address and size are given.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            std::ptr::from_ref(&IPV6_PMTUDISC_OMIT).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Lets timers of this thread be as exact as the machine allows (the default rounds to 50 µs).
+pub fn sharpen_timers() {
+    // SAFETY: PR_SET_TIMERSLACK takes one number and touches nothing else.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
+}
