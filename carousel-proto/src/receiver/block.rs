@@ -115,8 +115,8 @@ impl Block {
             self.remove(place);
             place
         } else {
-            let own = (esi.0 < self.k).then_some(esi.0).filter(|own| !self.verified.get(u32::from(*own)));
-            match own.or_else(|| self.free_place(esi)).or_else(|| self.unverified_place()) {
+            // Nothing is pushed out while there is room: an unverified symbol is most likely a good one.
+            match self.vacant_place(esi).or_else(|| self.unverified_place()) {
                 Some(place) => {
                     self.remove(place);
                     place
@@ -138,8 +138,7 @@ impl Block {
         if self.failed && self.verified_count < self.attempt_at {
             return Admission::Refused; // somebody forges: wait for proven symbols first
         }
-        let own = (esi.0 < self.k).then_some(esi.0).filter(|own| self.free.get(u32::from(*own)));
-        match own.or_else(|| self.free_place(esi)) {
+        match self.vacant_place(esi) {
             Some(place) => {
                 self.put(place, esi);
                 self.unverified_count += 1;
@@ -224,9 +223,10 @@ impl Block {
         self.places.iter().position(|content| *content == esi.0).map(|place| place as u16)
     }
 
-    /// A free place, preferably one whose own symbol will not come. In the usual order the quarter of the
-    /// source symbols before or after (in pairs) is the farthest away in time, hence the exclusive or.
-    fn free_place(&self, esi: Esi) -> Option<u16> {
+    /// A free place: a source symbol's own, else preferably one whose own symbol will not come. In the usual
+    /// order the quarter of the source symbols before or after (in pairs) is the farthest away in time, hence
+    /// the exclusive or.
+    fn vacant_place(&self, esi: Esi) -> Option<u16> {
         let k = u32::from(self.k);
         let start = if esi.0 < self.k {
             u32::from(esi.0)
@@ -308,6 +308,14 @@ mod tests {
         assert_eq!(block.admit_unverified(Esi(30)), Admission::Refused);
         (56..70).for_each(|e| assert!(matches!(block.admit_verified(Esi(e)), Admission::Store(_))));
         assert!(matches!(block.admit_unverified(Esi(30)), Admission::Store(_)));
+    }
+
+    #[test]
+    fn nothing_is_pushed_out_while_there_is_room() {
+        let mut block = Block::new(&geometry(), Sbn(0));
+        (56..84).for_each(|e| assert!(matches!(block.admit_unverified(Esi(e)), Admission::Store(_))));
+        (0..28).for_each(|e| assert!(matches!(block.admit_verified(Esi(e)), Admission::Store(_))));
+        assert_eq!((block.verified_count, block.unverified_count), (28, 28));
     }
 
     #[test]

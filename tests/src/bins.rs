@@ -1,0 +1,39 @@
+//! Where the built programs are, and running them to their end outside the lab.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+/// The path of `carousel-server`.
+pub fn server() -> PathBuf {
+    find("carousel-server")
+}
+
+/// The path of `carousel-client`.
+pub fn client() -> PathBuf {
+    find("carousel-client")
+}
+
+/// Runs a program to its end, two minutes at most (then the exit code is 124).
+pub fn run<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: impl IntoIterator<Item = S>) -> Output {
+    let program = program.as_ref();
+    // coreutils' timeout: std has no bounded wait, and a second one of ours is not worth its lines.
+    Command::new("timeout")
+        .args(["-k", "1", "120"])
+        .arg(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|e| panic!("cannot run {}: {e}", program.display()))
+}
+
+/// `CAROUSEL_BIN_DIR` if set; else the profile folder this test program was built into, or the one above.
+fn find(name: &str) -> PathBuf {
+    let asked = std::env::var_os("CAROUSEL_BIN_DIR").map(PathBuf::from);
+    let own = std::env::current_exe().unwrap_or_default();
+    let near = own.ancestors().skip(1).take(2).map(PathBuf::from);
+    let places: Vec<PathBuf> = asked.map_or_else(|| near.collect(), |dir| vec![dir]);
+    places.iter().map(|dir| dir.join(name)).find(|path| path.is_file()).unwrap_or_else(|| {
+        panic!("no {name} in {places:?}: run the test command of README.md, or set CAROUSEL_BIN_DIR")
+    })
+}

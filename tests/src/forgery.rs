@@ -1,0 +1,143 @@
+//! The forger: records real packets of a channel and floods altered ones.
+//!
+//! It records with a packet socket, which sees what leaves its own host as well as what passes on its LAN, so it
+//! does not depend on the server letting its multicast loop back. Offsets are stated here once more on purpose:
+//! an attacker reads PROTOCOL.md, not our constants.
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use std::io::{self, Read};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::time::{Duration, Instant};
+
+/// Bytes of the header every packet begins with.
+const HEADER: usize = 44;
+const IPV6: usize = 40;
+const UDP: usize = 8;
+
+/// What is wrong with the forged packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Lie {
+    /// Nothing: real packets once more.
+    Replay,
+    /// Real headers, random bodies.
+    Contents,
+    /// Real packets with one wrong byte, anywhere.
+    Byte,
+}
+
+/// One channel: whose packets, to where.
+#[derive(Clone, Copy, Debug)]
+pub struct Channel {
+    /// The real source.
+    pub source: Ipv6Addr,
+    /// The group.
+    pub group: Ipv6Addr,
+    /// The port.
+    pub port: u16,
+}
+
+/// Records the payloads of `count` real packets that leave or pass this host, giving up after `limit`.
+pub fn record(channel: &Channel, count: usize, limit: Duration) -> io::Result<Vec<Vec<u8>>> {
+    let every_protocol = i32::from((libc::ETH_P_ALL as u16).to_be());
+    let mut socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(every_protocol)))?;
+    socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+    // Room for bursts; what is lost nevertheless is merely not copied.
+    let _ = socket.set_recv_buffer_size(4 << 20);
+    let (start, mut templates, mut buffer) = (Instant::now(), Vec::with_capacity(count), [0; 2048]);
+    while templates.len() < count {
+        if start.elapsed() > limit {
+            return Err(io::Error::other(format!("{} of {count} packets in {limit:?}", templates.len())));
+        }
+        let Ok(len) = socket.read(&mut buffer) else { continue };
+        if let Some(payload) = payload_of(channel, &buffer[..len]) {
+            templates.push(payload.to_vec());
+        }
+    }
+    Ok(templates)
+}
+
+/// The UDP payload of an IPv6 packet of this channel.
+fn payload_of<'a>(channel: &Channel, packet: &'a [u8]) -> Option<&'a [u8]> {
+    let plain_udp = packet.len() >= IPV6 + UDP && packet[0] >> 4 == 6 && packet[6] == 17;
+    let ours = plain_udp
+        && packet[8..24] == channel.source.octets()
+        && packet[24..40] == channel.group.octets()
+        && packet[42..44] == channel.port.to_be_bytes();
+    ours.then(|| &packet[IPV6 + UDP..]).filter(|payload| payload.len() >= HEADER)
+}
+
+/// Floods altered templates from `own` address at `rate` bit/s (headers counted) until `go_on` says no; it is asked
+/// every few milliseconds with the number sent so far.
+pub fn flood(
+    templates: &[Vec<u8>],
+    lie: Lie,
+    channel: &Channel,
+    own: Ipv6Addr,
+    interface: u32,
+    rate: f64,
+    mut go_on: impl FnMut(u64) -> bool,
+) -> io::Result<()> {
+    let socket = UdpSocket::bind(SocketAddr::from((own, 0)))?;
+    SockRef::from(&socket).set_multicast_if_v6(interface)?;
+    SockRef::from(&socket).set_multicast_hops_v6(32)?;
+    socket.connect(SocketAddrV6::new(channel.group, channel.port, 0, 0))?;
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    let (start, mut bits, mut sent) = (Instant::now(), 0.0, 0);
+    while go_on(sent) {
+        while bits < start.elapsed().as_secs_f64() * rate {
+            let mut packet = templates[dice.below(templates.len())].clone();
+            alter(&mut packet, lie, &mut dice);
+            bits += ((packet.len() + IPV6 + UDP) * 8) as f64;
+            // ENOBUFS and a forged ICMP error are somebody else's problem.
+            sent += u64::from(socket.send(&packet).is_ok());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+fn alter(packet: &mut [u8], lie: Lie, dice: &mut Dice) {
+    match lie {
+        Lie::Replay => {}
+        Lie::Contents => packet[HEADER..].iter_mut().for_each(|byte| *byte = dice.next() as u8),
+        Lie::Byte => packet[dice.below(packet.len())] ^= 1 + dice.below(255) as u8,
+    }
+}
+
+/// xorshift64: a forger needs variety, not quality.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lies_are_what_they_are_called() {
+        let (real, mut dice) = (vec![0x55_u8; 1232], Dice(1));
+        let mut lied = |lie| {
+            let mut packet = real.clone();
+            alter(&mut packet, lie, &mut dice);
+            packet
+        };
+        assert_eq!(lied(Lie::Replay), real);
+        for _ in 0..1000 {
+            let byte = lied(Lie::Byte);
+            assert_eq!(byte.iter().zip(&real).filter(|(a, b)| a != b).count(), 1);
+        }
+        let contents = lied(Lie::Contents);
+        assert!(contents[..HEADER] == real[..HEADER] && contents[HEADER..] != real[HEADER..]);
+    }
+}

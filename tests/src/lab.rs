@@ -1,0 +1,208 @@
+//! The lab itself: who may enter, hosts, links and the folder they work in.
+//!
+//! One lab at a time per process: the scenarios measure, and two cores do not carry two of them.
+//!
+//! Without root the test program replaces itself, once, by itself inside its own user and network namespace; there
+//! it is root enough. Where even that is forbidden the test is skipped, loudly, and under `CI=true` a skip is a
+//! failure: a green run must not mean "nothing was tried".
+
+mod counters;
+mod host;
+mod process;
+
+pub use counters::{Snmp6, Traffic, softnet_drops};
+pub use host::{Host, Loss, LossCount, Output};
+pub use process::{Exit, Running, until};
+
+use std::fs::{self, File};
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+/// Set in the environment of the program that replaced itself, so that it does not try again.
+const INSIDE: &str = "CAROUSEL_LAB_INSIDE";
+/// What folders of the lab are called, so that a later run finds those of a run that was killed.
+const FOLDER: &str = "carousel-lab-";
+
+/// A lab: hosts, links and a folder, all gone when it is dropped or its process dies.
+/// The folder is the one thing a SIGKILL leaves; the next lab on this machine removes it.
+pub struct Lab {
+    name: String,
+    dir: tempfile::TempDir,
+    _alive: File,
+    serial: Arc<AtomicU32>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Lab {
+    /// Enters the lab, waiting for its turn. `None` when this machine forbids namespaces or lacks a tool: the test
+    /// then returns at once, and the reason is on stderr.
+    pub fn enter(name: &str) -> Option<Self> {
+        static TURN: Mutex<()> = Mutex::new(());
+        static OBSTACLE: OnceLock<Option<String>> = OnceLock::new();
+        if let Some(why) = OBSTACLE.get_or_init(obstacle) {
+            skip(name, why);
+            return None;
+        }
+        // A test that failed inside the lab poisons the lock but leaves nothing behind.
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        sweep();
+        let dir = tempfile::Builder::new().prefix(FOLDER).tempdir();
+        let dir = dir.unwrap_or_else(|e| panic!("no folder for the lab: {e}"));
+        let alive =
+            File::create(dir.path().join("alive")).unwrap_or_else(|e| panic!("no folder for the lab: {e}"));
+        alive.lock().unwrap_or_else(|e| panic!("cannot lock the lab's folder: {e}"));
+        Some(Self { name: name.to_owned(), dir, _alive: alive, serial: Arc::default(), _turn: turn })
+    }
+
+    /// The name given on entry.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The lab's folder.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A path in the lab's folder.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A new host with nothing but its loopback.
+    pub fn host(&self, name: &str) -> Host {
+        Host::new(name, self.dir.path().to_owned(), self.serial.clone())
+    }
+
+    /// Joins two hosts by a cable and waits until a datagram gets across. Addresses with prefix length.
+    #[allow(clippy::too_many_arguments)] // two ends of three words each; a struct would only rename them
+    pub fn link(&self, a: &Host, if_a: &str, addr_a: &str, b: &Host, if_b: &str, addr_b: &str, mtu: u32) {
+        cable(a, if_a, b, if_b, mtu);
+        address(a, if_a, addr_a);
+        address(b, if_b, addr_b);
+        reach(a, addr_a, b, addr_b);
+        reach(b, addr_b, a, addr_a);
+    }
+
+    /// One Ethernet with a port for each host (`eth0`), through a switch that floods multicast. Returns the switch.
+    pub fn lan(&self, members: &[(&Host, &str)], mtu: u32) -> Host {
+        let switch = self.host("switch");
+        switch.ip(&format!("link add br0 mtu {mtu} type bridge mcast_snooping 0 forward_delay 0"));
+        switch.ip("link set br0 up");
+        for (i, (host, addr)) in members.iter().enumerate() {
+            let port = format!("p{i}");
+            cable(host, "eth0", &switch, &port, mtu);
+            switch.ip(&format!("link set {port} master br0"));
+            address(host, "eth0", addr);
+        }
+        for (a, addr_a) in members {
+            for (b, addr_b) in members {
+                if a.name() != b.name() {
+                    reach(a, addr_a, b, addr_b);
+                }
+            }
+        }
+        switch
+    }
+}
+
+/// Says that a test is skipped and why; under `CI=true` that is a failure.
+pub fn skip(test: &str, why: &str) {
+    // Not eprintln!: the test harness would swallow it, and the point is to be loud.
+    let line = format!("SKIPPED {test}: {why}\n");
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+    assert!(std::env::var_os("CI").is_none_or(|v| v != "true"), "skipped under CI: {why}");
+}
+
+/// Whether a program can be found.
+pub fn have(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let sbin = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(sbin).any(|dir| dir.join(program).is_file())
+}
+
+/// Switches an interface's offload feature (`tx`, `gro`, `tx-udp-segmentation`, …).
+/// With `tx off` the sender finishes its checksums, so that the receiving kernel drops packets with flipped bits;
+/// with the default on a veth they reach the application.
+pub fn offload(host: &Host, interface: &str, feature: &str, on: bool) {
+    host.tool(&format!("ethtool -K {interface} {feature} {}", if on { "on" } else { "off" }));
+}
+
+fn cable(a: &Host, if_a: &str, b: &Host, if_b: &str, mtu: u32) {
+    let there = b.path();
+    a.ip(&format!("link add {if_a} mtu {mtu} type veth peer name {if_b} mtu {mtu} netns {there}"));
+    for (host, interface) in [(a, if_a), (b, if_b)] {
+        // Loss must act on packets as they are on a wire, not on offloaded trains of them.
+        offload(host, interface, "tx-udp-segmentation", false);
+        host.ip(&format!("link set {interface} up"));
+    }
+}
+
+fn address(host: &Host, interface: &str, addr: &str) {
+    host.ip(&format!("addr add {addr} dev {interface} nodad"));
+}
+
+/// Sends datagrams from one host to another until one arrives: addresses, carrier and neighbours are ready then.
+fn reach(from: &Host, from_addr: &str, to: &Host, to_addr: &str) {
+    let (source, target) = (bare(from_addr), bare(to_addr));
+    let bound = |host: &Host, addr: Ipv6Addr| {
+        let socket = host.within(|| UdpSocket::bind(SocketAddr::from((addr, 0))));
+        socket.unwrap_or_else(|e| panic!("host {}: {addr} is not usable: {e}", host.name()))
+    };
+    let (sender, receiver) = (bound(from, source), bound(to, target));
+    let goal = receiver.local_addr().unwrap_or_else(|e| panic!("probe: {e}"));
+    receiver.set_read_timeout(Some(Duration::from_millis(20))).unwrap_or_else(|e| panic!("probe: {e}"));
+    until(&format!("a datagram from {source} to {target}"), Duration::from_secs(10), || {
+        let _ = sender.send_to(b"?", goal);
+        receiver.recv(&mut [0; 8]).is_ok()
+    });
+}
+
+fn bare(addr: &str) -> Ipv6Addr {
+    let text = addr.split('/').next().unwrap_or(addr);
+    text.parse().unwrap_or_else(|e| panic!("{addr}: {e}"))
+}
+
+/// Why there can be no lab here. When a user namespace can help, this does not return.
+fn obstacle() -> Option<String> {
+    if let Some(tool) = ["ip", "nft", "ethtool", "unshare", "ss"].into_iter().find(|tool| !have(tool)) {
+        return Some(format!("the program {tool} is missing"));
+    }
+    let allowed = |flags: &str| {
+        let probe = ["unshare", flags, "ip", "link", "set", "lo", "up"];
+        let quiet =
+            Command::new(probe[0]).args(&probe[1..]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        quiet.is_ok_and(|status| status.success())
+    };
+    if allowed("-np") {
+        return None;
+    }
+    if std::env::var_os(INSIDE).is_some() {
+        return Some("no network and process namespaces, not even inside a user namespace".into());
+    }
+    if !allowed("-Urnp") {
+        return Some(
+            "neither root nor user namespaces: run as root, or allow unprivileged user namespaces".into(),
+        );
+    }
+    let exe = std::env::current_exe().unwrap_or_else(|e| panic!("this program has no path: {e}"));
+    let args = std::env::args_os().skip(1);
+    Some(Command::new("unshare").arg("-Urn").arg(exe).args(args).env(INSIDE, "1").exec().to_string())
+}
+
+/// Removes folders of labs whose process is gone: their lock is free.
+fn sweep() {
+    let entries = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+    for entry in entries.filter(|e| e.file_name().to_string_lossy().starts_with(FOLDER)) {
+        // Without the lock file the folder is being born this moment, or is not ours.
+        let Ok(alive) = File::open(entry.path().join("alive")) else { continue };
+        if alive.try_lock().is_ok() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}

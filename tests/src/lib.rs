@@ -1,0 +1,12 @@
+//! The lab: hosts that are network namespaces, links between them, loss on the links, and the built programs
+//! run as a user would run them. The scenarios are in `tests/*.rs`; `bin/matrix` measures, `bin/forger` lies.
+//!
+//! The lab panics when it cannot do what it was asked: it serves tests, and a test with half a network is worse
+//! than none. What it refuses: fixed sleeps for readiness, and anything that outlives the test process.
+
+pub mod bins;
+pub mod forgery;
+pub mod lab;
+pub mod object;
+pub mod scene;
+pub mod sim;

@@ -1,0 +1,197 @@
+//! What most scenarios share: an object packed with a fresh key, a server that sends it, a client that gets it.
+//! Everything goes through the command line, by the contract (names, `--json` keys, exit codes).
+
+use crate::lab::{Exit, Host, Lab, Running, until};
+use crate::{bins, object};
+use serde::Deserialize;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The group of all scenarios.
+pub const GROUP: &str = "ff3e::8000:1";
+/// The port of all scenarios.
+pub const PORT: u16 = 5004;
+/// Address of the (first) server's host, without prefix length.
+pub const SOURCE: &str = "fd00:6::1";
+/// Address of the second server's host.
+pub const SOURCE_2: &str = "fd00:6::2";
+/// Address of the client's host.
+pub const CLIENT: &str = "fd00:6::10";
+/// One data packet on the wire, headers included.
+pub const PACKET_BYTES: f64 = 1280.0;
+
+/// A key pair in minisign's formats, the secret one without password.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// `PREFIX.key`.
+    pub secret: PathBuf,
+    /// `PREFIX.pub`.
+    pub public: PathBuf,
+}
+
+/// An object and its bundle.
+#[derive(Clone, Debug)]
+pub struct Packed {
+    /// The original.
+    pub object: PathBuf,
+    /// Its size.
+    pub size: u64,
+    /// Its BLAKE3 in hex.
+    pub digest: String,
+    /// `F.carousel`.
+    pub bundle: PathBuf,
+    /// Who signed it.
+    pub keys: Keys,
+}
+
+/// The last line of `get --json`. Keys the contract adds later are ignored.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Done {
+    /// Always `done`.
+    pub event: String,
+    /// Bytes of the object.
+    pub size: u64,
+    /// Its BLAKE3 in hex.
+    pub digest: String,
+    /// The client's own idea of the time it took.
+    pub seconds: f64,
+    /// Packets that reached the socket.
+    pub packets_received: u64,
+    /// Gaps in the channels' sequence numbers.
+    pub packets_lost: u64,
+    /// Packets that carried nothing new.
+    pub packets_duplicate: u64,
+    /// Packets that were not the sender's.
+    pub packets_rejected: u64,
+    /// Source symbols of the object: the least that has to arrive.
+    pub symbols_needed: u64,
+    /// Symbols that arrived.
+    pub symbols_received: u64,
+}
+
+/// A get that ended well.
+#[derive(Clone, Debug)]
+pub struct Got {
+    /// Time and cost as the kernel saw them.
+    pub exit: Exit,
+    /// What the client said.
+    pub done: Done,
+}
+
+impl Got {
+    /// Time from exec to exit over the ideal: needed symbols, each a full packet, at `rate` bit/s and this loss.
+    pub fn over_ideal(&self, rate: f64, loss: f64) -> f64 {
+        self.exit.seconds / (self.done.symbols_needed as f64 * PACKET_BYTES * 8.0 / rate / (1.0 - loss))
+    }
+
+    /// Packets received for each symbol needed.
+    pub fn packets_per_symbol(&self) -> f64 {
+        self.done.packets_received as f64 / self.done.symbols_needed.max(1) as f64
+    }
+}
+
+/// Makes a key pair `NAME.key`, `NAME.pub` in a folder.
+pub fn keygen(dir: &Path, name: &str) -> Keys {
+    let prefix = dir.join(name);
+    well(bins::run(bins::server(), args(&[&"keygen", &"--out", &prefix])), "keygen");
+    Keys { secret: dir.join(format!("{name}.key")), public: dir.join(format!("{name}.pub")) }
+}
+
+/// Makes an object of `size` bytes and packs it with a fresh key; `more` are further options of `pack`.
+pub fn pack(dir: &Path, size: u64, more: &[&str]) -> Packed {
+    let (object, bundle, keys) = (dir.join("object"), dir.join("F.carousel"), keygen(dir, "release"));
+    let digest = object::write(&object, size, size).unwrap_or_else(|e| panic!("{}: {e}", object.display()));
+    let mut line = args(&[&"pack", &object, &"--key", &keys.secret, &"--out", &bundle]);
+    line.extend(more.iter().map(OsString::from));
+    well(bins::run(bins::server(), line), "pack");
+    Packed { object, size, digest, bundle, keys }
+}
+
+/// Starts a server on `eth0` of a host.
+pub fn serve(host: &Host, packed: &Packed, rate: &str, more: &[&str]) -> Running {
+    let port = PORT.to_string();
+    let mut line = args(&[&bins::server(), &"run", &packed.bundle, &"--group", &GROUP, &"--port", &port]);
+    line.extend(args(&[&"--interface", &"eth0", &"--rate", &rate]));
+    line.extend(more.iter().map(OsString::from));
+    host.spawn(&line)
+}
+
+/// Waits until a host has sent ten data packets' worth of bytes from now on.
+pub fn wait_sending(host: &Host, server: &Running) {
+    let before = host.traffic("eth0").tx_bytes;
+    until("the server to send", Duration::from_secs(10), || {
+        assert!(server.is_alive(), "the server ended: {server}");
+        host.traffic("eth0").tx_bytes > before + 10 * PACKET_BYTES as u64
+    });
+}
+
+/// Starts a get on `eth0` of a host.
+pub fn get(host: &Host, sources: &[&str], packed: &Packed, out: &Path, more: &[&str]) -> Running {
+    let port = PORT.to_string();
+    let mut line =
+        args(&[&bins::client(), &"get", &"--group", &GROUP, &"--port", &port, &"--interface", &"eth0"]);
+    for source in sources {
+        line.extend(args(&[&"--source", source]));
+    }
+    line.extend(args(&[&"--key", &packed.keys.public, &"--out", &out, &"--json"]));
+    if !more.contains(&"--timeout") {
+        line.extend(args(&[&"--timeout", &"20s"]));
+    }
+    line.extend(more.iter().map(OsString::from));
+    host.spawn(&line)
+}
+
+/// Waits for a get and checks that it promised and delivered the object, whole.
+pub fn arrive(client: &Running, packed: &Packed, out: &Path, limit: Duration) -> Got {
+    let exit = client.finish(limit);
+    assert_eq!(exit.code(), 0, "{client}");
+    let text = client.stdout();
+    let last = text.lines().last().unwrap_or_default();
+    let done: Done =
+        serde_json::from_str(last).unwrap_or_else(|e| panic!("{e} in the last line of {client}"));
+    assert_eq!((done.event.as_str(), done.size, &done.digest), ("done", packed.size, &packed.digest));
+    let digest = object::digest(out).unwrap_or_else(|e| panic!("{}: {e}", out.display()));
+    assert_eq!(digest, packed.digest, "the file differs from the object");
+    Got { exit, done }
+}
+
+/// Two hosts and a cable of 1,280 bytes between them: the server's and the client's.
+pub fn pair(lab: &Lab) -> (Host, Host) {
+    let (s, c) = (lab.host("s"), lab.host("c"));
+    lab.link(&s, "eth0", &format!("{SOURCE}/64"), &c, "eth0", &format!("{CLIENT}/64"), 1280);
+    (s, c)
+}
+
+/// A moment in `[0, limit)` that differs from run to run.
+pub fn random_moment(limit: Duration) -> Duration {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let hash = blake3::hash(&now.as_nanos().to_le_bytes());
+    limit.mul_f64(f64::from(hash.as_bytes()[0]) / 256.0)
+}
+
+/// A command line of mixed words and paths.
+pub fn args(words: &[&dyn AsOsString]) -> Vec<OsString> {
+    words.iter().map(|word| word.os()).collect()
+}
+
+/// What `args` takes: text and paths side by side.
+pub trait AsOsString {
+    /// The word as the kernel gets it.
+    fn os(&self) -> OsString;
+}
+
+impl<T: AsRef<std::ffi::OsStr> + ?Sized> AsOsString for T {
+    fn os(&self) -> OsString {
+        self.as_ref().to_owned()
+    }
+}
+
+fn well(output: std::process::Output, what: &str) {
+    assert!(
+        output.status.success(),
+        "{what}: {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

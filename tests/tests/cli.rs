@@ -1,0 +1,195 @@
+//! Wrong inputs: each gives one line on stderr that begins with the program's name, and the exit code of the
+//! contract. No line is compared word for word; people may improve them.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
+use carousel_tests::bins;
+use carousel_tests::lab::Lab;
+use carousel_tests::object;
+use carousel_tests::scene::{self, AsOsString, Packed, args};
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+struct Desk {
+    dir: tempfile::TempDir,
+    packed: Packed,
+}
+
+/// A folder with a packed object of a few symbols.
+fn desk() -> Desk {
+    let dir = tempfile::tempdir().unwrap();
+    let packed = scene::pack(dir.path(), 20_000, &[]);
+    Desk { dir, packed }
+}
+
+impl Desk {
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A copy of the bundle, changed.
+    fn spoilt(&self, name: &str, spoil: impl FnOnce(&mut Vec<u8>)) -> PathBuf {
+        let mut bytes = fs::read(&self.packed.bundle).unwrap();
+        spoil(&mut bytes);
+        let path = self.file(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+}
+
+/// Checks a refusal: code, silence on stdout, one line with the name in front.
+fn refusal(program: &str, line: &[OsString], code: Option<i32>, stdout: &str, stderr: &str, expected: i32) {
+    let said = format!("{program} {line:?}\ncode {code:?}\n--- stdout\n{stdout}--- stderr\n{stderr}");
+    assert_eq!(code, Some(expected), "{said}");
+    assert_eq!(stdout, "", "{said}");
+    let one_line = stderr.ends_with('\n') && stderr.lines().count() == 1;
+    assert!(one_line && stderr.starts_with(&format!("{program}: ")), "not one line of ours: {said}");
+}
+
+#[track_caller]
+fn server_refuses(words: &[&dyn AsOsString], expected: i32) {
+    let line = args(words);
+    let out = bins::run(bins::server(), &line);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    refusal("carousel-server", &line, out.status.code(), &text(&out.stdout), &text(&out.stderr), expected);
+}
+
+#[test]
+fn pack_refuses_what_is_missing() {
+    let desk = desk();
+    let (nothing, out) = (desk.file("nothing"), desk.file("out.carousel"));
+    server_refuses(&[&"pack", &nothing, &"--key", &desk.packed.keys.secret, &"--out", &out], 2);
+    server_refuses(&[&"pack", &desk.packed.object, &"--key", &nothing, &"--out", &out], 2);
+    assert!(!out.exists(), "a refused pack left something");
+}
+
+#[test]
+fn pack_refuses_a_folder_it_cannot_write() {
+    let desk = desk();
+    let (key, out) = (&desk.packed.keys.secret, Path::new("/sys/out.carousel"));
+    server_refuses(&[&"pack", &desk.packed.object, &"--key", key, &"--out", &out], 6);
+}
+
+#[test]
+fn inspect_accepts_a_whole_bundle_and_its_key() {
+    let desk = desk();
+    let line = args(&[&"inspect", &desk.packed.bundle, &"--key", &desk.packed.keys.public, &"--json"]);
+    let out = bins::run(bins::server(), line);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert!(json.is_object());
+}
+
+#[test]
+fn inspect_refuses_the_wrong_key() {
+    let desk = desk();
+    let other = scene::keygen(desk.dir.path(), "other");
+    server_refuses(&[&"inspect", &desk.packed.bundle, &"--key", &other.public], 3);
+}
+
+#[test]
+fn inspect_refuses_truncated_bundles() {
+    let desk = desk();
+    let size = fs::metadata(&desk.packed.bundle).unwrap().len() as usize;
+    for keep in [size - 1, size / 2, 2000, 100] {
+        let path = desk.spoilt("cut.carousel", |bytes| bytes.truncate(keep));
+        server_refuses(&[&"inspect", &path], 3);
+    }
+}
+
+#[test]
+fn inspect_refuses_flipped_bits() {
+    let desk = desk();
+    // In the manifest (second record of 1,204 bytes), in the middle, near the end and in the last byte.
+    let size = fs::metadata(&desk.packed.bundle).unwrap().len() as usize;
+    for at in [1204 + 60, size / 2, size - 1204 / 2, size - 1] {
+        let path = desk.spoilt("flipped.carousel", |bytes| bytes[at] ^= 0x10);
+        server_refuses(&[&"inspect", &path, &"--key", &desk.packed.keys.public], 3);
+    }
+}
+
+#[test]
+fn unknown_bundle_version_is_named_as_such() {
+    let desk = desk();
+    // Bytes 8 and 9 are the version.
+    let path = desk.spoilt("future.carousel", |bytes| bytes[9] = 99);
+    server_refuses(&[&"inspect", &path], 2);
+    run_refuses(&path, "ff3e::8000:1", "5004", "lo", 2);
+    server_refuses(&[&"inspect", &desk.packed.object], 2);
+}
+
+#[track_caller]
+fn run_refuses(bundle: &Path, group: &str, port: &str, interface: &str, expected: i32) {
+    let channel: [&dyn AsOsString; 6] = [&"--group", &group, &"--port", &port, &"--interface", &interface];
+    let words: Vec<&dyn AsOsString> =
+        [&"run" as &dyn AsOsString, &bundle].into_iter().chain(channel).collect();
+    server_refuses(&words, expected);
+}
+
+#[test]
+fn run_refuses_what_it_cannot_send() {
+    let desk = desk();
+    let (good, nothing) = (&desk.packed.bundle, desk.file("nothing.carousel"));
+    run_refuses(&nothing, "ff3e::8000:1", "5004", "lo", 2);
+    run_refuses(good, "ff3e::8000:1", "5004", "nosuch0", 2);
+    run_refuses(good, "fd00:6::1", "5004", "lo", 2);
+    run_refuses(good, "ff3e::8000:1", "0", "lo", 2);
+}
+
+/// One host with an `eth0` on which nobody sends.
+#[test]
+fn get_refuses_what_it_cannot_do() {
+    let Some(lab) = Lab::enter("get_refuses_what_it_cannot_do") else { return };
+    let (_s, c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), 20_000, &[]);
+    let (fresh, key) = (lab.file("fresh"), packed.keys.public.clone());
+    let refuses = |group: &str, port: &str, interface: &str, key: &Path, out: &Path, expected: i32| {
+        let head: [&dyn AsOsString; 8] =
+            [&"get", &"--source", &scene::SOURCE, &"--group", &group, &"--port", &port, &"--interface"];
+        let tail: [&dyn AsOsString; 7] = [&interface, &"--key", &key, &"--out", &out, &"--timeout", &"2s"];
+        let (mut line, mut tail) = (args(&head), args(&tail));
+        line.append(&mut tail);
+        let argv: Vec<OsString> = [bins::client().into()].into_iter().chain(line.iter().cloned()).collect();
+        let client = c.spawn(&argv);
+        let exit = client.finish(Duration::from_secs(20));
+        refusal("carousel-client", &line, Some(exit.code()), &client.stdout(), &client.stderr(), expected);
+        exit.seconds
+    };
+    refuses("ff3e::8000:1", "5004", "nosuch0", &key, &fresh, 2);
+    refuses("fd00:6::1", "5004", "eth0", &key, &fresh, 2);
+    refuses("ff3e::8000:1", "0", "eth0", &key, &fresh, 2);
+    refuses("ff3e::8000:1", "5004", "eth0", &lab.file("nothing.pub"), &fresh, 2);
+    refuses("ff3e::8000:1", "5004", "eth0", &key, Path::new("/sys/fresh"), 6);
+    // An existing target stays what it is.
+    refuses("ff3e::8000:1", "5004", "eth0", &key, &packed.object, 2);
+    assert_eq!(object::digest(&packed.object).unwrap(), packed.digest);
+    let seconds = refuses("ff3e::8000:1", "5004", "eth0", &key, &fresh, 5);
+    assert!((2.0..4.0).contains(&seconds), "--timeout 2s took {seconds} s");
+    assert!(!fresh.exists());
+}
+
+#[test]
+fn get_does_not_believe_another_key() {
+    let Some(lab) = Lab::enter("get_does_not_believe_another_key") else { return };
+    let (s, c) = scene::pair(&lab);
+    let mut packed = scene::pack(lab.dir(), 20_000, &[]);
+    let _server = scene::serve(&s, &packed, "20M", &[]);
+    packed.keys = scene::keygen(lab.dir(), "other");
+    let out = lab.file("got");
+    let client = scene::get(&c, &[scene::SOURCE], &packed, &out, &["--timeout", "3s"]);
+    assert_eq!(client.finish(Duration::from_secs(20)).code(), 3, "{client}");
+    assert!(!out.exists());
+}
+
+#[test]
+fn force_replaces_an_existing_target() {
+    let Some(lab) = Lab::enter("force_replaces_an_existing_target") else { return };
+    let (s, c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), 20_000, &[]);
+    let _server = scene::serve(&s, &packed, "20M", &[]);
+    let out = lab.file("got");
+    fs::write(&out, "older").unwrap();
+    let client = scene::get(&c, &[scene::SOURCE], &packed, &out, &["--force"]);
+    scene::arrive(&client, &packed, &out, Duration::from_secs(30));
+}

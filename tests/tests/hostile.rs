@@ -1,0 +1,153 @@
+//! Other senders on the same group, and what a server lets in: nothing.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
+use carousel_tests::bins;
+use carousel_tests::lab::{self, Host, Lab, Loss, Running, until};
+use carousel_tests::scene::{self, CLIENT, GROUP, Got, Packed, SOURCE};
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+const FOREIGN: &str = "fd00:6::66";
+const RATE: f64 = 20e6;
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Starts a forger and waits until it has its templates and floods.
+fn forge(host: &Host, own: &str, lie: &str, templates: u64, rate: f64) -> Running {
+    let (templates, rate) = (templates.to_string(), rate.to_string());
+    let forger = host.spawn(&[
+        env!("CARGO_BIN_EXE_forger"),
+        "--interface=eth0",
+        &format!("--source={SOURCE}"),
+        &format!("--own={own}"),
+        &format!("--group={GROUP}"),
+        &format!("--port={}", scene::PORT),
+        &format!("--lie={lie}"),
+        &format!("--templates={templates}"),
+        &format!("--rate={rate}"),
+    ]);
+    until("the forger to know its templates", LIMIT, || {
+        assert!(forger.is_alive(), "{forger}");
+        forger.stdout().contains("READY")
+    });
+    forger
+}
+
+fn row(scenario: &str, packed: &Packed, got: &Got) {
+    println!(
+        "| {scenario} | {} B | {:.2} s | {:.3} x ideal | {} received | {} rejected | {:.1} MiB peak | {:.2} s CPU |",
+        packed.size,
+        got.exit.seconds,
+        got.over_ideal(RATE, 0.0),
+        got.done.packets_received,
+        got.done.packets_rejected,
+        got.exit.peak_rss as f64 / MIB as f64,
+        got.exit.cpu_seconds,
+    );
+}
+
+#[test]
+fn foreign_source_does_not_reach_the_client() {
+    let Some(lab) = Lab::enter("foreign_source_does_not_reach_the_client") else { return };
+    let (s, x, c) = (lab.host("s"), lab.host("x"), lab.host("c"));
+    let addresses = [SOURCE, FOREIGN, CLIENT].map(|a| format!("{a}/64"));
+    let _switch = lab.lan(&[(&s, &addresses[0]), (&x, &addresses[1]), (&c, &addresses[2])], 1280);
+    c.loss("eth0", Loss::PerMille(0));
+    let packed = scene::pack(lab.dir(), 4 * MIB, &[]);
+    let server = scene::serve(&s, &packed, "20M", &[]);
+    scene::wait_sending(&s, &server);
+    let _forger = forge(&x, FOREIGN, "byte", 1000, 5.0 * RATE);
+
+    let (seen, delivered) = (c.loss_count("eth0").seen, c.snmp6().get("Udp6InDatagrams"));
+    let out = lab.file("got");
+    let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
+    let got = scene::arrive(&client, &packed, &out, LIMIT);
+    let seen = c.loss_count("eth0").seen - seen;
+    let delivered = c.snmp6().get("Udp6InDatagrams") - delivered;
+    row("foreign source, 5 x the rate", &packed, &got);
+    assert_eq!(got.done.packets_rejected, 0, "a foreign packet reached the client: {got:?}");
+    assert!(seen > 4 * got.done.packets_received, "the flood must reach the host: {seen} {got:?}");
+    assert!(delivered <= got.done.packets_received + 1024, "{delivered} datagrams delivered: {got:?}");
+}
+
+/// The worst place to stand: the server's own host, so that even the source address is right.
+fn flood(test: &str, lie: &str) {
+    let Some(lab) = Lab::enter(test) else { return };
+    let (s, c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), 8 * MIB, &[]);
+    let server = scene::serve(&s, &packed, "20M", &[]);
+    scene::wait_sending(&s, &server);
+    // A whole cycle of headers (twice the object's symbols), so that lies about everything come before the truth.
+    let forger = forge(&s, SOURCE, lie, 2 * packed.size / 1188, 5.0 * RATE);
+    let out = lab.file("got");
+    let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
+    let got = scene::arrive(&client, &packed, &out, LIMIT);
+    row(test, &packed, &got);
+    assert!(forger.is_alive() && server.is_alive(), "{forger} {server}");
+    assert!(got.done.packets_rejected > 0, "{got:?}");
+    assert!(got.over_ideal(RATE, 0.0) <= 2.0, "{got:?}");
+    assert!(got.exit.peak_rss <= 32 * MIB, "{got:?}");
+}
+
+#[test]
+fn flood_of_wrong_contents_under_real_headers() {
+    flood("flood_of_wrong_contents_under_real_headers", "contents");
+}
+
+#[test]
+fn flood_of_real_packets_with_one_wrong_byte() {
+    flood("flood_of_real_packets_with_one_wrong_byte", "byte");
+}
+
+#[test]
+fn server_listens_to_nothing() {
+    let Some(lab) = Lab::enter("server_listens_to_nothing") else { return };
+    let (s, _c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), MIB, &[]);
+    let server = scene::serve(&s, &packed, "20M", &[]);
+    scene::wait_sending(&s, &server);
+    for kind in ["-Hlun", "-Hltn", "-Hlwn", "-Hl0n"] {
+        assert_eq!(s.tool(&format!("ss {kind}")), "", "ss {kind} beside a running server");
+    }
+}
+
+#[test]
+fn server_makes_no_receiving_system_call() {
+    let test = "server_makes_no_receiving_system_call";
+    if !lab::have("strace") {
+        return lab::skip(test, "the program strace is missing");
+    }
+    let Some(lab) = Lab::enter(test) else { return };
+    let (s, _c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), 100_000, &[]);
+    let log = lab.file("strace");
+    let words: [&dyn scene::AsOsString; 8] =
+        [&"strace", &"-f", &"-e", &"trace=network,io_uring_setup", &"-o", &log, &bins::server(), &"run"];
+    let mut line = scene::args(&words);
+    line.push(packed.bundle.clone().into());
+    let port = scene::PORT.to_string();
+    let rest = ["--group", GROUP, "--port", &port, "--interface", "eth0", "--rate", "20M", "--once"];
+    line.extend(rest.iter().map(|word| OsStr::new(word).to_owned()));
+    let server = s.spawn(&line);
+    assert_eq!(server.finish(LIMIT).code(), 0, "{server}");
+
+    let log = fs::read_to_string(&log).unwrap();
+    let calls: BTreeSet<&str> = log.lines().filter_map(call).collect();
+    println!("| server's network calls | {calls:?} |");
+    assert!(calls.iter().any(|call| call.starts_with("send")), "nothing sent? {calls:?}");
+    // The get… calls ask the kernel, not the network. bind may state the source address.
+    let asks = ["getsockopt", "getsockname", "getpeername"];
+    let allowed = ["socket", "bind", "connect", "setsockopt", "shutdown"];
+    let fine = |name: &str| name.starts_with("send") || allowed.contains(&name) || asks.contains(&name);
+    let stray: Vec<&str> =
+        log.lines().filter(|line| call(line).is_some_and(|name| !fine(name))).take(10).collect();
+    assert!(stray.is_empty(), "{stray:#?}");
+}
+
+/// The system call of a line of strace's log: `PID name(…`; exits, signals and resumptions have none.
+fn call(line: &str) -> Option<&str> {
+    let name = line.split_once(' ')?.1.trim_start().split_once('(')?.0;
+    (!name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')).then_some(name)
+}

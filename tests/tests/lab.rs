@@ -1,0 +1,260 @@
+//! The lab proves itself: what the scenarios rely on, shown with sockets and programs of its own.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
+use carousel_tests::lab::{self, Host, Lab, Loss, until};
+use nix::sys::signal::Signal;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::fs;
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+const GROUP: SocketAddrV6 = SocketAddrV6::new(Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000, 1), 5004, 0, 0);
+
+fn sender(host: &Host, source: &str) -> UdpSocket {
+    let source: Ipv6Addr = source.parse().unwrap();
+    host.within(|| {
+        let socket = UdpSocket::bind(SocketAddr::from((source, 0))).unwrap();
+        let index = nix::net::if_::if_nametoindex("eth0").unwrap();
+        socket2::SockRef::from(&socket).set_multicast_if_v6(index).unwrap();
+        socket.connect(GROUP).unwrap();
+        socket
+    })
+}
+
+/// Joins (S,G) as a client does; 46 is `MCAST_JOIN_SOURCE_GROUP`, 29 `IPV6_MULTICAST_ALL`.
+#[allow(unsafe_code)]
+fn join(host: &Host, source: &str) -> UdpSocket {
+    #[repr(C)]
+    struct SourceReq {
+        interface: u32,
+        group: libc::sockaddr_storage,
+        source: libc::sockaddr_storage,
+    }
+    let source = SocketAddr::new(source.parse().unwrap(), 0);
+    host.within(|| {
+        let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP)).unwrap();
+        socket.bind(&SocketAddr::from(GROUP).into()).unwrap();
+        let storage = |a: SocketAddr| SockAddr::from(a).as_storage();
+        let request = SourceReq {
+            interface: nix::net::if_::if_nametoindex("eth0").unwrap(),
+            // SAFETY: socket2's storage is a transparent copy of the system's.
+            group: unsafe { std::mem::transmute_copy(&storage(GROUP.into())) },
+            // SAFETY: as above.
+            source: unsafe { std::mem::transmute_copy(&storage(source)) },
+        };
+        let set = |option, value: *const libc::c_void, size| {
+            // SAFETY: the pointer and size describe one live value.
+            let rc = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IPV6, option, value, size) };
+            assert_eq!(rc, 0, "setsockopt {option}: {}", std::io::Error::last_os_error());
+        };
+        let only_what_was_joined = 0_i32;
+        set(29, (&raw const only_what_was_joined).cast(), 4);
+        set(46, (&raw const request).cast(), size_of::<SourceReq>() as u32);
+        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        socket.into()
+    })
+}
+
+fn drain(socket: &UdpSocket) -> Vec<Vec<u8>> {
+    let mut buffer = [0; 2048];
+    std::iter::from_fn(|| socket.recv(&mut buffer).ok().map(|n| buffer[..n].to_vec())).collect()
+}
+
+#[test]
+fn source_specific_join_hears_only_its_source() {
+    let Some(lab) = Lab::enter("source_specific_join_hears_only_its_source") else { return };
+    let (s, x, c) = (lab.host("s"), lab.host("x"), lab.host("c"));
+    let _switch = lab.lan(&[(&s, "fd00:6::1/64"), (&x, "fd00:6::66/64"), (&c, "fd00:6::10/64")], 1280);
+    c.loss("eth0", Loss::PerMille(0));
+    let before = c.snmp6().get("Udp6InDatagrams");
+    let socket = join(&c, "fd00:6::1");
+    let (honest, foreign) = (sender(&s, "fd00:6::1"), sender(&x, "fd00:6::66"));
+    for _ in 0..50 {
+        foreign.send(b"foreign").unwrap();
+        honest.send(b"honest").unwrap();
+    }
+    let heard = drain(&socket);
+    assert_eq!(heard.len(), 50);
+    assert!(heard.iter().all(|packet| packet == b"honest"));
+    assert_eq!(c.loss_count("eth0").seen, 100, "the foreign packets did reach the host");
+    assert_eq!(c.snmp6().get("Udp6InDatagrams") - before, 50, "and none of them a socket");
+}
+
+#[test]
+fn random_loss_is_random_and_exact_loss_exact() {
+    let Some(lab) = Lab::enter("random_loss_is_random_and_exact_loss_exact") else { return };
+    let (s, c) = (lab.host("s"), lab.host("c"));
+    lab.link(&s, "eth0", "fd00:6::1/64", &c, "eth0", "fd00:6::2/64", 1280);
+    let out = sender(&s, "fd00:6::1");
+    for (loss, low, high) in [(Loss::PerMille(100), 850, 1150), (Loss::EveryNth(10), 1000, 1000)] {
+        c.loss("eth0", loss);
+        for _ in 0..10_000 {
+            out.send(&[0; 100]).unwrap();
+        }
+        let count = c.loss_count("eth0");
+        assert_eq!(count.seen, 10_000);
+        // Five standard deviations (30 each) of the random one.
+        assert!((low..=high).contains(&count.lost), "{loss:?}: {count:?}");
+    }
+}
+
+#[test]
+fn offloaded_trains_meet_the_loss_as_single_packets() {
+    let Some(lab) = Lab::enter("offloaded_trains_meet_the_loss_as_single_packets") else { return };
+    let (s, c) = (lab.host("s"), lab.host("c"));
+    lab.link(&s, "eth0", "fd00:6::1/64", &c, "eth0", "fd00:6::2/64", 1280);
+    c.loss("eth0", Loss::PerMille(0));
+    let before = c.traffic("eth0").rx_packets;
+    let out = sender(&s, "fd00:6::1");
+    nix::sys::socket::setsockopt(&out, nix::sys::socket::sockopt::UdpGsoSegment, &1232).unwrap();
+    out.send(&vec![7; 1232 * 40]).unwrap();
+    assert_eq!(c.loss_count("eth0").seen, 40);
+    // The same with a receiving thread of its own, which is allowed to merge packets.
+    c.bill_apart("eth0");
+    out.send(&vec![7; 1232 * 40]).unwrap();
+    until("the other 40", Duration::from_secs(5), || c.loss_count("eth0").seen == 80);
+    assert!(c.traffic("eth0").rx_packets - before >= 40);
+    assert_eq!((s.snmp6().fragments(), c.snmp6().fragments()), (0, 0));
+}
+
+#[test]
+fn too_large_a_datagram_shows_in_the_fragment_counters() {
+    let Some(lab) = Lab::enter("too_large_a_datagram_shows_in_the_fragment_counters") else { return };
+    let (s, c) = (lab.host("s"), lab.host("c"));
+    lab.link(&s, "eth0", "fd00:6::1/64", &c, "eth0", "fd00:6::2/64", 1280);
+    sender(&s, "fd00:6::1").send(&[0; 1233]).unwrap();
+    assert!(s.snmp6().fragments() > 0 && s.snmp6().get("Ip6FragCreates") == 2);
+}
+
+#[test]
+fn programs_are_measured() {
+    let Some(lab) = Lab::enter("programs_are_measured") else { return };
+    let host = lab.host("h");
+    let dd = host.run(&["dd", "if=/dev/zero", "of=/dev/null", "bs=64M", "count=40"]).exit;
+    assert!(dd.status.success() && dd.cpu_seconds > 0.0);
+    assert!((64 << 20..80 << 20).contains(&dd.peak_rss), "{dd:?}");
+    // A small program must not be billed for our own size: make this process large first.
+    let ballast = std::hint::black_box(vec![1_u8; 100 << 20]);
+    let sleep = host.run(&["sleep", "0.1"]).exit;
+    assert!(sleep.peak_rss < 20 << 20 && sleep.peak_rss > 0, "{sleep:?} beside {}", ballast.len());
+    let orphans = host.run(&["sh", "-c", "sleep 1000 & readlink /proc/self/ns/net"]);
+    until("its orphan to be gone", Duration::from_secs(5), || {
+        holders(&[orphans.stdout.trim().to_owned()]) == 0
+    });
+    let sleep = host.spawn(&["sleep", "100"]);
+    sleep.kill(Signal::SIGTERM);
+    assert_eq!(sleep.finish(Duration::from_secs(5)).code(), -15);
+}
+
+/// Processes inside one of these network namespaces, given as `/proc/PID/ns/net` shows them.
+fn holders(nets: &[String]) -> usize {
+    let inside = |process: &fs::DirEntry| {
+        let net = fs::read_link(process.path().join("ns/net")).unwrap_or_default();
+        nets.iter().any(|n| net.as_os_str() == &**n)
+    };
+    fs::read_dir("/proc").unwrap().flatten().filter(inside).count()
+}
+
+#[test]
+fn the_forger_copies_what_its_host_sends() {
+    let Some(lab) = Lab::enter("the_forger_copies_what_its_host_sends") else { return };
+    let (s, c) = (lab.host("s"), lab.host("c"));
+    lab.link(&s, "eth0", "fd00:6::1/64", &c, "eth0", "fd00:6::2/64", 1280);
+    let socket = join(&c, "fd00:6::1");
+    let line =
+        "--interface eth0 --source fd00:6::1 --own fd00:6::1 --group ff3e::8000:1 --port 5004 --lie byte";
+    let forger = [env!("CARGO_BIN_EXE_forger")].into_iter().chain(line.split(' '));
+    let forger = s.spawn(&forger.chain(["--rate", "10e6", "--templates", "20"]).collect::<Vec<_>>());
+    let out = sender(&s, "fd00:6::1");
+    until("the forger to have recorded", Duration::from_secs(10), || {
+        out.send(&[0x55; 1232]).unwrap();
+        forger.stdout().contains("READY 20\n")
+    });
+    let mut buffer = [0; 2048];
+    until("a forged packet", Duration::from_secs(5), || {
+        let n = socket.recv(&mut buffer).unwrap();
+        n == 1232 && buffer[..n].iter().filter(|&&byte| byte != 0x55).count() == 1
+    });
+}
+
+/// Not a test: the victim of the next one, which starts this program again to run it.
+#[test]
+#[ignore = "run by sigkill_leaves_nothing"]
+fn victim() {
+    let Some(lab) = Lab::enter("victim") else { return };
+    let (s, c) = (lab.host("s"), lab.host("c"));
+    lab.link(&s, "eth0", "fd00:6::1/64", &c, "eth0", "fd00:6::2/64", 1280);
+    let running = [
+        s.spawn(&["sleep", "1000"]),
+        c.spawn(&["sh", "-c", "sleep 1000; true"]),
+        c.spawn(&["strace", "-f", "-o", "/dev/null", "sleep", "1000"]),
+    ];
+    for program in &running {
+        println!("PID {}", program.pid());
+    }
+    let nets = [&s, &c].map(|host| host.tool("readlink /proc/self/ns/net").trim().to_owned());
+    println!("NET {}\nNET {}", nets[0], nets[1]);
+    until("sleep, sh, its sleep, strace and its sleep to run", Duration::from_secs(10), || {
+        holders(&nets) == 5
+    });
+    println!("DIR {}", lab.dir().display());
+    println!("READY");
+    std::thread::sleep(Duration::from_secs(1000));
+}
+
+#[test]
+fn sigkill_leaves_nothing() {
+    let out = tempfile::NamedTempFile::new().unwrap();
+    let exe = std::env::current_exe().unwrap();
+    let mut child = Command::new(exe)
+        .args(["--exact", "victim", "--ignored", "--nocapture"])
+        .stdout(out.reopen().unwrap())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap();
+    let text = || fs::read_to_string(out.path()).unwrap();
+    until("the victim's lab", Duration::from_secs(60), || {
+        text().contains("READY\n") || child.try_wait().unwrap().is_some()
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let text = text();
+    let words = |key: &str| -> Vec<String> {
+        text.lines().filter_map(|l| Some(l.strip_prefix(key)?.strip_prefix(' ')?.to_owned())).collect()
+    };
+    if words("PID").is_empty() {
+        return lab::skip("sigkill_leaves_nothing", "the victim had no lab");
+    }
+    let nets = words("NET");
+    until("its programs to be gone", Duration::from_secs(10), || {
+        words("PID").iter().all(|pid| !fs::exists(format!("/proc/{pid}")).unwrap()) && holders(&nets) == 0
+    });
+    // The folder is all that may remain, until somebody enters a lab again.
+    let dir = words("DIR").remove(0);
+    drop(Lab::enter("sigkill_leaves_nothing"));
+    assert!(!fs::exists(&dir).unwrap());
+}
+
+#[test]
+fn an_ordinary_user_has_a_lab_too() {
+    if !nix::unistd::geteuid().is_root() || std::env::var_os("CAROUSEL_LAB_INSIDE").is_some() {
+        return; // then every other test shows it
+    }
+    let exe = std::env::current_exe().unwrap();
+    let nobody = |args: &[&str]| {
+        let ids = ["--reuid=65534", "--regid=65534", "--clear-groups", "--"];
+        Command::new("setpriv").args(ids).arg(args[0]).args(&args[1..]).output()
+    };
+    let exe = exe.to_str().unwrap();
+    if !nobody(&["test", "-x", exe]).is_ok_and(|o| o.status.success()) {
+        return lab::skip("an_ordinary_user_has_a_lab_too", "no setpriv, or the build folder is private");
+    }
+    let out = nobody(&[exe, "--exact", "random_loss_is_random_and_exact_loss_exact", "--nocapture"]).unwrap();
+    let text = String::from_utf8_lossy(&out.stdout) + String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && text.contains("1 passed"), "{text}");
+    if text.contains("SKIPPED") {
+        lab::skip("an_ordinary_user_has_a_lab_too", "user namespaces are forbidden here");
+    }
+}
