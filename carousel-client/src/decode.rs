@@ -1,11 +1,10 @@
-//! The decoder thread: completes blocks while others are still being received.
+//! The decoding threads: they complete blocks while others are still being received.
 //!
-//! A block is read once, laid out in column stripes, decoded stripe by stripe on a few threads, hashed, and
-//! only if the hash is right are the missing places written. So a wrong symbol costs time, never data.
+//! A block is read once, laid out in column stripes, decoded stripe by stripe, hashed, and only if the hash is right are the missing places written. So a wrong symbol costs time, never data.
 
 use crate::writer::{start_writeback, storage};
 use carousel_proto::fec::{FecError, StripeDecoder, stripes};
-use carousel_proto::geometry::{Geometry, Sbn};
+use carousel_proto::geometry::Geometry;
 use carousel_proto::outcome::Failure;
 use carousel_proto::pages::{block_hasher, block_value};
 use carousel_proto::receiver::{BlockJob, place_of};
@@ -14,42 +13,48 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
-/// Column stripes per decoding thread. More stripes need less memory and more time: each pays for the error
-/// locator anew, about half a millisecond.
-const STRIPES_PER_THREAD: usize = 2;
+/// Column stripes of a block. More stripes need less work memory and more time, for each pays for the error
+/// locator anew: 5 cost 10 % more than one and need a fifth of the memory.
+const STRIPES: usize = 5;
+/// Up to this block length one thread is the default: such blocks are for devices with little memory.
+const SMALL_BLOCK_LOG2: u8 = 20;
 /// Symbols read or written by one system call.
 const RUN: usize = 64;
 
 /// What became of a [`BlockJob`].
 pub struct Decoded {
-    pub sbn: Sbn,
+    pub job: BlockJob,
     /// The block's hash was right, and the block is complete on disk.
     pub matched: bool,
     /// Something had to be restored; otherwise all source symbols were there.
     pub by_decoder: bool,
 }
 
-/// Starts the decoder on a work file. It ends when its queue of jobs is dropped.
-pub fn start(
-    file: Arc<File>,
-    path: PathBuf,
-    geometry: Geometry,
-    threads: usize,
-) -> (Sender<BlockJob>, Receiver<Result<Decoded, Failure>>) {
+/// Where jobs go and results come from.
+pub type Queues = (Sender<BlockJob>, Receiver<Result<Decoded, Failure>>);
+
+/// Starts the decoding threads on a work file; by default one per processor, at most two. Each takes a block at
+/// a time; they end when the queue of jobs is dropped.
+pub fn start(file: &Arc<File>, path: &Path, geometry: Geometry, threads: Option<u8>) -> Queues {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from).min(2);
+    let default = if geometry.block_log2() <= SMALL_BLOCK_LOG2 { 1 } else { cores };
     let (jobs, todo) = unbounded::<BlockJob>(); // never more than there are blocks
     let (results, done) = unbounded();
-    std::thread::spawn(move || {
-        let mut decoder = Decoder::new(file, geometry, threads);
-        for job in todo {
-            let result = decoder.decode(&job).map_err(|e| storage(&path, &e));
-            if results.send(result).is_err() {
-                return;
+    for _ in 0..threads.map_or(default, usize::from) {
+        let (todo, results, path) = (todo.clone(), results.clone(), path.to_owned());
+        let mut decoder = Decoder::new(Arc::clone(file), geometry);
+        std::thread::spawn(move || {
+            for job in todo {
+                let result = decoder.decode(job).map_err(|e| storage(&path, &e));
+                if results.send(result).is_err() {
+                    return;
+                }
             }
-        }
-    });
+        });
+    }
     (jobs, done)
 }
 
@@ -58,7 +63,7 @@ struct Decoder {
     geometry: Geometry,
     stripes: Vec<Stripe>,
     run: Vec<u8>,
-    decoders: Vec<StripeDecoder>,
+    erasures: StripeDecoder,
 }
 
 /// A column stripe of a block: bytes `columns` of the symbol in each of the K places, end to end.
@@ -68,19 +73,18 @@ struct Stripe {
 }
 
 impl Decoder {
-    fn new(file: Arc<File>, geometry: Geometry, threads: usize) -> Self {
-        let stripes = stripes(geometry.symbol_len(), threads * STRIPES_PER_THREAD)
+    fn new(file: Arc<File>, geometry: Geometry) -> Self {
+        let stripes = stripes(geometry.symbol_len(), STRIPES)
             .map(|columns| Stripe { columns, bytes: Vec::new() })
             .collect();
-        let decoders = (0..threads).map(|_| StripeDecoder::new()).collect();
-        Self { file, geometry, stripes, run: Vec::new(), decoders }
+        Self { file, geometry, stripes, run: Vec::new(), erasures: StripeDecoder::new() }
     }
 
-    fn decode(&mut self, job: &BlockJob) -> io::Result<Decoded> {
+    fn decode(&mut self, job: BlockJob) -> io::Result<Decoded> {
         let by_decoder = (0..).zip(&job.places).any(|(place, content): (u16, _)| place != *content);
-        self.read(job)?;
+        self.read(&job)?;
         if by_decoder {
-            self.restore(job).map_err(|e| io::Error::other(format!("block {}: {e}", job.sbn.0)))?;
+            self.restore(&job).map_err(|e| io::Error::other(format!("block {}: {e}", job.sbn.0)))?;
         }
         let mut hasher = block_hasher(&self.geometry, job.sbn);
         let len = self.geometry.block_len(job.sbn);
@@ -92,7 +96,7 @@ impl Decoder {
         }
         let matched = block_value(&self.geometry, &hasher) == job.expected;
         if matched && by_decoder {
-            self.write_missing(job)?;
+            self.write_missing(&job)?;
         }
         if matched {
             start_writeback(&self.file, self.geometry.block_offset(job.sbn), len as u64);
@@ -105,7 +109,7 @@ impl Decoder {
             );
         }
         tracing::debug!(block = job.sbn.0, matched, by_decoder, "decoded");
-        Ok(Decoded { sbn: job.sbn, matched, by_decoder })
+        Ok(Decoded { job, matched, by_decoder })
     }
 
     /// Reads all K places into the stripes.
@@ -154,19 +158,7 @@ impl Decoder {
 
     /// Makes every place hold its own source symbol.
     fn restore(&mut self, job: &BlockJob) -> Result<(), FecError> {
-        let share = self.stripes.len().div_ceil(self.decoders.len());
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = self
-                .decoders
-                .iter_mut()
-                .zip(self.stripes.chunks_mut(share))
-                .map(|(decoder, stripes)| {
-                    scope
-                        .spawn(move || stripes.iter_mut().try_for_each(|stripe| stripe.restore(decoder, job)))
-                })
-                .collect();
-            threads.into_iter().try_for_each(|thread| thread.join().unwrap_or(Err(FecError::NotBegun)))
-        })
+        self.stripes.iter_mut().try_for_each(|stripe| stripe.restore(&mut self.erasures, job))
     }
 
     /// Writes the places whose content was something else than their own symbol.
@@ -214,6 +206,7 @@ impl Stripe {
 mod tests {
     use super::*;
     use carousel_proto::fec::BlockEncoder;
+    use carousel_proto::geometry::Sbn;
     use carousel_proto::receiver::EMPTY_PLACE;
     use std::io::Write;
 
@@ -247,9 +240,9 @@ mod tests {
         }
         let before: Vec<u8> = contents(&file);
         let file = Arc::new(file);
-        let mut decoder = Decoder::new(Arc::clone(&file), g, 2);
+        let mut decoder = Decoder::new(Arc::clone(&file), g);
         let job = BlockJob { sbn: Sbn(0), places: map, k, r, expected, verified: true };
-        let result = decoder.decode(&job).unwrap();
+        let result = decoder.decode(job).unwrap();
         assert_eq!(result.matched, !damage);
         if damage {
             assert_eq!(contents(&file), before, "a wrong block must not touch the disk");

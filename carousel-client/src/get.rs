@@ -199,7 +199,7 @@ impl<'a> Engine<'a> {
                     Err(_) => return Err(Failure::new(Outcome::Failed, "receiving ended")),
                 },
                 recv(self.decoded) -> result => match result {
-                    Ok(result) => self.handle_decoded(&result?)?,
+                    Ok(result) => self.handle_decoded(result?)?,
                     Err(_) => return Err(Failure::new(Outcome::Failed, "the decoder ended")),
                 },
                 default(TICK) => {}
@@ -242,8 +242,8 @@ impl<'a> Engine<'a> {
         self.drain(now)
     }
 
-    fn handle_decoded(&mut self, decoded: &Decoded) -> Result<(), Failure> {
-        self.receiver.handle_decoded(decoded.sbn, decoded.matched, decoded.by_decoder);
+    fn handle_decoded(&mut self, decoded: Decoded) -> Result<(), Failure> {
+        self.receiver.handle_decoded(decoded.job, decoded.matched, decoded.by_decoder);
         self.drain(self.began.elapsed().as_nanos() as u64)
     }
 
@@ -291,9 +291,7 @@ impl<'a> Engine<'a> {
             None => WorkFile::create(&path, self.arguments.force)?,
         };
         work.reserve(&geometry)?;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from).min(2);
-        let threads = self.arguments.threads.map_or(cores, usize::from);
-        let (jobs, decoded) = decode::start(work.file(), path, geometry, threads);
+        let (jobs, decoded) = decode::start(&work.file(), &path, geometry, self.arguments.threads);
         self.report.started(&manifest, IP_UDP_LEN + HEADER_LEN + geometry.symbol_len());
         self.grown = (Instant::now(), 0);
         (self.jobs, self.decoded) = (Some(jobs), decoded);

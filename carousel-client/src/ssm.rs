@@ -12,8 +12,10 @@ use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-/// Longest packet: a 9,000-byte link's, rounded up.
-const PACKET_MAX: usize = 9216;
+/// Room for a packet of an ordinary link …
+const PACKET_LEN: usize = 2048;
+/// … and of a 9,000-byte link, taken when the first one that long has come.
+const JUMBO_LEN: usize = 9216;
 /// Packets per batch, that is per system call.
 pub const BATCH_PACKETS: usize = 32;
 /// Bytes for control messages of one packet: SO_RXQ_OVFL takes 24.
@@ -41,6 +43,8 @@ pub struct Subscription {
 /// Packets of one system call and where they came from.
 pub struct Batch {
     bytes: Vec<u8>,
+    /// Room for each packet.
+    stride: usize,
     packets: Vec<(usize, Ipv6Addr)>,
     /// Packets that the socket had to drop so far because its buffer was full.
     pub overflowed: u32,
@@ -94,8 +98,8 @@ impl Subscription {
         let mut messages: [libc::mmsghdr; BATCH_PACKETS] = unsafe { std::mem::zeroed() };
         let mut controls = [Control([0; CONTROL_LEN]); BATCH_PACKETS];
         let mut iovecs = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; BATCH_PACKETS];
-        for (index, packet) in batch.bytes.chunks_exact_mut(PACKET_MAX).enumerate() {
-            iovecs[index] = libc::iovec { iov_base: packet.as_mut_ptr().cast(), iov_len: PACKET_MAX };
+        for (index, packet) in batch.bytes.chunks_exact_mut(batch.stride).enumerate() {
+            iovecs[index] = libc::iovec { iov_base: packet.as_mut_ptr().cast(), iov_len: batch.stride };
             let header = &mut messages[index].msg_hdr;
             header.msg_name = (&raw mut names[index]).cast();
             header.msg_namelen = size_of::<libc::sockaddr_in6>() as u32;
@@ -122,13 +126,23 @@ impl Subscription {
                 _ => Err(error),
             };
         }
+        let mut cut = false;
         for (message, name) in messages.iter().zip(&names).take(count as usize) {
             let source = Ipv6Addr::from(name.sin6_addr.s6_addr);
-            // A packet that did not fit its place has length PACKET_MAX and fails the length check later.
             batch.packets.push((message.msg_len as usize, source));
+            cut |= message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
             if let Some(overflowed) = overflow(&message.msg_hdr) {
                 batch.overflowed = overflowed;
             }
+        }
+        if cut && batch.stride < JUMBO_LEN {
+            // These packets are lost, like any; the next ones of this batch will fit.
+            *batch = Batch {
+                subscription: batch.subscription,
+                overflowed: batch.overflowed,
+                ..Batch::with_stride(JUMBO_LEN)
+            };
+            return Ok(false);
         }
         Ok(count > 0)
     }
@@ -141,16 +155,20 @@ struct Control([u8; CONTROL_LEN]);
 
 impl Batch {
     pub fn new() -> Self {
-        let bytes = vec![0; BATCH_PACKETS * PACKET_MAX];
-        Self { bytes, packets: Vec::with_capacity(BATCH_PACKETS), overflowed: 0, subscription: 0 }
+        Self::with_stride(PACKET_LEN)
+    }
+
+    fn with_stride(stride: usize) -> Self {
+        let bytes = vec![0; BATCH_PACKETS * stride];
+        Self { bytes, stride, packets: Vec::with_capacity(BATCH_PACKETS), overflowed: 0, subscription: 0 }
     }
 
     /// The packets, each with its source.
     pub fn packets(&self) -> impl Iterator<Item = (&[u8], Ipv6Addr)> {
         self.bytes
-            .chunks_exact(PACKET_MAX)
+            .chunks_exact(self.stride)
             .zip(&self.packets)
-            .map(|(bytes, (len, source))| (&bytes[..(*len).min(PACKET_MAX)], *source))
+            .map(|(bytes, (len, source))| (&bytes[..(*len).min(bytes.len())], *source))
     }
 }
 

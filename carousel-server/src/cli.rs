@@ -103,8 +103,9 @@ pub struct Pack {
     /// Block length, a power of two from 64KiB to 16MiB; 1MiB for devices with little memory
     #[arg(long, default_value = "4MiB", value_parser = parse_size)]
     pub block_size: u64,
-    /// Repair symbols in per cent of the source symbols; 0 is a plain carousel
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=900))]
+    /// Repair symbols in per cent of the source symbols; 0 is a plain carousel. 105 serves clients that lose
+    /// every second packet without a repetition
+    #[arg(long, default_value_t = 105, value_parser = clap::value_parser!(u32).range(0..=900))]
     pub repair: u32,
     /// Overwrite an existing bundle
     #[arg(long)]

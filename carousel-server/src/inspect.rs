@@ -163,10 +163,11 @@ fn print(bundle: &Bundle, key_id: Option<String>, trusted: Option<bool>, json: b
         geometry.blocks(),
         show_size(1 << m.block_log2)
     );
-    println!(
-        "repair      {} per block{}",
-        m.repair_full,
-        if m.repair_last > 0 { format!(", {} in the short one", m.repair_last) } else { String::new() }
-    );
+    let repair = match (geometry.full_blocks(), m.repair_last) {
+        (0, last) => format!("{last} in the one block"),
+        (_, 0) => format!("{} per block", m.repair_full),
+        (_, last) => format!("{} per block, {last} in the short one", m.repair_full),
+    };
+    println!("repair      {repair}");
     println!("hashes      all right: {} pages of {} slots", m.pages, m.page_len);
 }

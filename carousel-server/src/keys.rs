@@ -2,12 +2,15 @@
 
 use crate::bundle::{read_head, write_manifest};
 use crate::cli;
+use blake2::{Blake2b512, Digest};
 use carousel_proto::manifest::{Envelope, Manifest, SignatureAlgorithm};
 use carousel_proto::outcome::{Failure, Outcome};
 use carousel_proto::trust::{Trust, parse_signature};
+use ct_codecs::{Base64, Encoder};
+use ed25519_dalek::{Signer, SigningKey};
 use minisign::{KeyPair, SecretKey, SecretKeyBox};
 use std::fs::OpenOptions;
-use std::io::{Cursor, IsTerminal, Write};
+use std::io::{IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -60,12 +63,23 @@ pub fn read_public_key(path: &Path) -> Result<minisign_verify::PublicKey, Failur
         .map_err(|e| Failure::usage(format!("{}: not a minisign public key ({e})", path.display())))
 }
 
-/// Signs a manifest; the text of a minisign signature file. The same input gives the same signature.
+/// Signs a manifest; the text of a minisign signature file, prehashed form
+/// (<https://jedisct1.github.io/minisign/#signature-format>). minisign's own library salts its signatures;
+/// plain Ed25519 (RFC 8032) does not, and a bundle is to be reproducible to the last bit.
 pub fn sign(manifest: &[u8], described: &Manifest, key: &SecretKey) -> Result<String, Failure> {
+    let failed =
+        || Failure::new(Outcome::Failed, "the manifest could not be signed: the key has no usable form");
+    // The layout of the secret key file: algorithms, salt and limits (54 bytes), key id (8), seed (32), …
+    let bytes = key.to_bytes();
+    let id = bytes.get(54..62).ok_or_else(failed)?;
+    let seed = bytes.get(62..94).and_then(|seed| seed.try_into().ok()).ok_or_else(failed)?;
+    let signing = SigningKey::from_bytes(seed);
+    let signature = signing.sign(&Blake2b512::digest(manifest)).to_bytes();
     let trusted = format!("carousel manifest seq:{}", described.seq);
-    minisign::sign(None, key, Cursor::new(manifest), Some(&trusted), Some("carousel"))
-        .map(|signature| signature.into_string())
-        .map_err(|e| Failure::new(Outcome::Failed, format!("the manifest could not be signed: {e}")))
+    let global = signing.sign(&[&signature[..], trusted.as_bytes()].concat()).to_bytes();
+    let base64 = |bytes: &[u8]| Base64::encode_to_string(bytes).map_err(|_| failed());
+    let first = base64(&[b"ED", id, &signature].concat())?;
+    Ok(format!("untrusted comment: carousel\n{first}\ntrusted comment: {trusted}\n{}\n", base64(&global)?))
 }
 
 /// `seal`: puts a signature made elsewhere into a bundle.

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_target(false)
+        .without_time()
         .with_max_level(arguments.log_level())
         .init();
     let ended = match arguments.command {

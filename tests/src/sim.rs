@@ -1,10 +1,12 @@
 //! Virtual time: a carousel, a lossy link and a receiver, without a socket or a clock, the same on every machine.
 //!
 //! Two of them. [`Run`] only counts: it walks the schedule, throws packets away and keeps what a receiver would
-//! keep (some 50 million packets a second), which is enough to know how long an object takes. [`Bundle`] and
+//! keep (some hundred million packets a second), which is enough to know how long an object takes. [`Bundle`] and
 //! [`Client`] are the real thing: real bytes, hashes and decoding, with everything a network and a forger can do.
 //!
 //! What it refuses: entropy. Every run follows from its seed.
+
+#![allow(clippy::expect_used)] // a simulation that cannot be set up is a failed test
 
 use carousel_proto::bundle::{BundleHeader, Places, layout_of};
 use carousel_proto::fec::{BlockEncoder, StripeDecoder, stripes};
@@ -14,6 +16,7 @@ use carousel_proto::pages::{
     BLOCKS_PER_PAGE, LEAF_LEN, PageNumber, Subtree, TreeShape, block_hasher, block_pages, block_value,
     emit_block_page, leaf,
 };
+use carousel_proto::receiver::EARLY_PACKETS;
 use carousel_proto::receiver::{
     BlockJob, ChannelCount, ChannelId, Counters, EMPTY_PLACE, Output, Place, Receiver, Verdict,
 };
@@ -30,8 +33,6 @@ use std::convert::Infallible;
 
 /// Symbol length on a link of 1,280 bytes.
 pub const SYMBOL_LEN: u16 = 1188;
-/// Packets a receiver keeps before it knows the manifest.
-const EARLY_PACKETS: usize = 1024;
 
 /// SplitMix64 (Steele, Lea, Flood 2014): small, fast, and the same everywhere.
 #[derive(Clone, Debug)]
@@ -41,32 +42,32 @@ impl Dice {
     /// The dice of this seed.
     pub fn new(seed: u64) -> Self {
         let mut dice = Self(seed);
-        dice.next();
+        dice.draw();
         dice
     }
 
     /// 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
     }
 
     /// A number below `n`, which is not 0.
     pub fn below(&mut self, n: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(n) >> 64) as u64
+        ((u128::from(self.draw()) * u128::from(n)) >> 64) as u64
     }
 
     /// True with probability `p`.
     pub fn hits(&mut self, p: f64) -> bool {
-        (self.next() as f64) < p * 2f64.powi(64)
+        (self.draw() as f64) < p * 2f64.powi(64)
     }
 
     /// Fills a buffer.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for word in bytes.chunks_mut(8) {
-            word.copy_from_slice(&self.next().to_le_bytes()[..word.len()]);
+            word.copy_from_slice(&self.draw().to_le_bytes()[..word.len()]);
         }
     }
 }
@@ -615,6 +616,12 @@ impl Bundle {
         self.datagram(kind, position as u32, record)
     }
 
+    /// The manifest's datagram with this sequence number.
+    pub fn manifest(&self, sequence: u64) -> Vec<u8> {
+        let record = &self.bytes[self.places.item(Item::Manifest) as usize..][..self.places.record_len()];
+        self.datagram(Kind::Manifest, sequence as u32, record)
+    }
+
     /// A symbol packet that nothing but its hash tells from a real one: the header fits, the contents do not.
     fn forged_symbol(&self, position: u64, dice: &mut Dice) -> Vec<u8> {
         let geometry = self.layout.geometry();
@@ -685,8 +692,10 @@ impl Client {
             self.disk[place.offset as usize..][..place.len]
                 .copy_from_slice(&bytes[HEADER_LEN..][..place.len]);
         }
-        while let Some((_, job)) = self.jobs.pop_front_if(|(due, _)| *due <= self.packets) {
-            self.decode(&job);
+        while self.jobs.front().is_some_and(|(due, _)| *due <= self.packets)
+            && let Some((_, job)) = self.jobs.pop_front()
+        {
+            self.decode(job);
         }
         while let Some(output) = self.receiver.poll_output() {
             match output {
@@ -711,7 +720,7 @@ impl Client {
         self.geometry.filter(|_| self.complete).map(|geometry| &self.disk[..geometry.size() as usize])
     }
 
-    fn decode(&mut self, job: &BlockJob) {
+    fn decode(&mut self, job: BlockJob) {
         let geometry = self.geometry.expect("no job before the manifest");
         let (t, k) = (geometry.symbol_len(), usize::from(job.k));
         let mut block = vec![0; k * t];
@@ -744,7 +753,7 @@ impl Client {
         if matched {
             self.disk[geometry.block_offset(job.sbn) as usize..][..block.len()].copy_from_slice(&block);
         }
-        self.receiver.handle_decoded(job.sbn, matched, incomplete);
+        self.receiver.handle_decoded(job, matched, incomplete);
     }
 }
 
@@ -755,6 +764,8 @@ pub enum Lies {
     Symbols,
     /// Real packets of a moment ago with one wrong byte.
     Bytes,
+    /// The manifest with one wrong byte, from before the join on.
+    Manifests,
 }
 
 /// What happens to packets on their way.
@@ -785,6 +796,12 @@ pub struct Transfer {
     pub channel: ChannelCount,
 }
 
+fn wrong_byte(mut packet: Vec<u8>, dice: &mut Dice) -> Vec<u8> {
+    let at = dice.below(packet.len() as u64) as usize;
+    packet[at] ^= 1 + dice.below(255) as u8;
+    packet
+}
+
 /// Forged packets for every real one.
 const LIES: usize = 5;
 /// Packets the forger remembers.
@@ -798,6 +815,7 @@ pub fn transfer(bundle: &Bundle, weather: &Weather, join: u64, seed: u64, patien
     let (mut link, mut dice) = (Link::new(weather.loss, seed), Dice::new(!seed));
     let mut on_the_way = BTreeMap::new();
     let mut overheard: Vec<Vec<u8>> = Vec::new();
+    let manifest = bundle.manifest(join);
     let mut position = join;
     while client.object().is_none() && position < join + patience * bundle.positions() {
         let packet = bundle.packet(position);
@@ -816,14 +834,16 @@ pub fn transfer(bundle: &Bundle, weather: &Weather, join: u64, seed: u64, patien
             client.handle_packet(now, ChannelId(0), &first.remove());
         }
         for _ in 0..weather.forger.map_or(0, |_| LIES) {
-            let lie = match weather.forger {
+            let real = match weather.forger {
+                Some(Lies::Manifests) => Some(&manifest),
                 Some(Lies::Bytes) if !overheard.is_empty() => {
-                    let mut lie = overheard[dice.below(overheard.len() as u64) as usize].clone();
-                    let at = dice.below(lie.len() as u64) as usize;
-                    lie[at] ^= 1 + dice.below(255) as u8;
-                    lie
+                    Some(&overheard[dice.below(overheard.len() as u64) as usize])
                 }
-                _ => bundle.forged_symbol(position, &mut dice),
+                _ => None,
+            };
+            let lie = match real {
+                Some(real) => wrong_byte(real.clone(), &mut dice),
+                None => bundle.forged_symbol(position, &mut dice),
             };
             client.handle_packet(now, ChannelId(0), &lie);
         }

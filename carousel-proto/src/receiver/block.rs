@@ -172,7 +172,8 @@ impl Block {
     /// A decoding gave the wrong hash. Forgets the unverified symbols (or, if there were none, all of them);
     /// the next tentative decoding waits for a quarter of the block more in verified symbols. Returns how many
     /// symbols were forgotten.
-    pub(super) fn handle_failure(&mut self) -> u32 {
+    pub(super) fn handle_failure(&mut self, job: BlockJob) -> u32 {
+        self.places = job.places;
         let before = self.held();
         let all = self.unverified_count == 0;
         for place in 0..self.k {
@@ -185,10 +186,10 @@ impl Block {
         before - self.held()
     }
 
-    pub(super) fn job(&self, geometry: &Geometry, sbn: Sbn, expected: ChainingValue) -> BlockJob {
-        debug_assert_eq!(geometry.source_symbols(sbn), self.k);
+    /// The map goes with the job, and comes back with [`Self::handle_failure`] if the hash was wrong.
+    pub(super) fn job(&mut self, sbn: Sbn, expected: ChainingValue) -> BlockJob {
         let verified = self.unverified_count == 0;
-        BlockJob { sbn, places: self.places.clone(), k: self.k, r: self.r, expected, verified }
+        BlockJob { sbn, places: std::mem::take(&mut self.places), k: self.k, r: self.r, expected, verified }
     }
 
     fn put(&mut self, place: u16, esi: Esi) {
@@ -303,7 +304,8 @@ mod tests {
         (0..20).for_each(|e| assert!(matches!(block.admit_verified(Esi(e)), Admission::Store(_))));
         (20..56).for_each(|e| assert!(matches!(block.admit_unverified(Esi(e)), Admission::Store(_))));
         assert!(block.is_ready());
-        assert_eq!(block.handle_failure(), 36);
+        let job = block.job(Sbn(0), [0; 32]);
+        assert_eq!(block.handle_failure(job), 36);
         assert_eq!((block.verified_count, block.unverified_count), (20, 0));
         assert_eq!(block.admit_unverified(Esi(30)), Admission::Refused);
         (56..70).for_each(|e| assert!(matches!(block.admit_verified(Esi(e)), Admission::Store(_))));

@@ -4,8 +4,8 @@ use super::{Esi, Sbn};
 use crate::pages::{LEAF_LEN, Leaf, PageNumber};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Pages kept: with 88 slots each, 90,000 packets of reordering, or a dozen servers in different phases.
-const PAGES: usize = 1024;
+/// Pages kept: with 88 slots each, 22,000 packets of reordering, or many servers in different phases.
+const PAGES: usize = 256;
 /// Pages for which symbols may wait. A page comes just before its symbols: only reordering needs this.
 const WAITING_PAGES: usize = 64;
 /// Symbols that may wait for one page: no page has more slots.
@@ -120,8 +120,8 @@ mod tests {
         }
         assert!(cache.get(PageNumber(9)).is_none());
         assert_eq!(cache.leaf(PageNumber(10), 0), Some(&[10; LEAF_LEN]));
-        assert_eq!(cache.leaf(PageNumber(1033), 0), Some(&[9; LEAF_LEN]));
-        assert_eq!(cache.leaf(PageNumber(1033), 1), None);
+        assert_eq!(cache.leaf(PageNumber(265), 0), Some(&[9; LEAF_LEN]));
+        assert_eq!(cache.leaf(PageNumber(265), 1), None);
         assert_eq!(cache.store.len(), PAGES * LEAF_LEN);
     }
 

@@ -23,12 +23,16 @@ use cache::{PageCache, Pending, Waiting};
 use channel::Channel;
 use std::collections::VecDeque;
 
-/// Packets kept before the manifest is known.
-const EARLY_PACKETS: usize = 1024;
+/// Packets kept before the manifest is known: it may be lost a few times in a row without costing symbols.
+/// 5 MB, given back as soon as it has come.
+pub const EARLY_PACKETS: usize = 4096;
 /// Signature checks: at most so many at once, and one more every [`CHECK_EVERY_NS`].
 const CHECK_BURST: u64 = 8;
 /// See [`CHECK_BURST`]; 50 checks a second cost about half a per cent of a core.
 const CHECK_EVERY_NS: u64 = 20_000_000;
+
+/// Refused manifests that are remembered.
+const REFUSED_BODIES: usize = 64;
 
 /// Number of a channel at this receiver: one (source, group, port).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,7 +92,8 @@ pub struct Receiver {
     counters: Counters,
     outputs: VecDeque<Output>,
     refusal: Option<TrustError>,
-    refused_body: Option<blake3::Hash>,
+    /// Manifests that were refused lately, so that their signature is not checked again.
+    refused_bodies: VecDeque<blake3::Hash>,
     checks_until: u64,
 }
 
@@ -127,7 +132,7 @@ impl Receiver {
             counters: Counters::default(),
             outputs: VecDeque::new(),
             refusal: None,
-            refused_body: None,
+            refused_bodies: VecDeque::new(),
             checks_until: 0,
         }
     }
@@ -192,21 +197,21 @@ impl Receiver {
     }
 
     /// The outcome of a [`BlockJob`]: whether the block's hash was right (then the block is complete on disk;
-    /// otherwise nothing on disk was touched).
-    pub fn handle_decoded(&mut self, sbn: Sbn, matched: bool, by_decoder: bool) {
+    /// otherwise nothing on disk was touched), and whether anything had to be restored.
+    pub fn handle_decoded(&mut self, job: BlockJob, matched: bool, by_decoder: bool) {
         let Some(session) = &mut self.session else { return };
+        let sbn = job.sbn;
         let Some(state) = session.blocks.get_mut(sbn.0 as usize) else { return };
         let State::Decoding(mut block) = std::mem::replace(state, State::Done) else { return };
         if matched {
             self.counters.decoded += u64::from(by_decoder);
-            session.stored += u64::from(session.geometry.source_symbols(sbn)) - u64::from(block.held());
             session.remaining -= 1;
             if session.remaining == 0 {
                 session.complete(&mut self.outputs);
             }
         } else {
             self.counters.decode_failed += 1;
-            session.stored -= u64::from(block.handle_failure());
+            session.stored -= u64::from(block.handle_failure(job));
             *state = State::Receiving(block);
         }
     }
@@ -236,9 +241,10 @@ impl Receiver {
             self.counters.rejected += 1;
             return;
         };
-        // The same refused manifest comes again every second or so: no second look.
+        // A manifest damaged on the way must not be believed: no other packet would ever fit it. The same
+        // refused manifest comes again every second or so: no second look.
         let body = blake3::hash(packet.body());
-        if self.refused_body == Some(body) {
+        if packet.instance() != instance_of(envelope.manifest) || self.refused_bodies.contains(&body) {
             self.counters.rejected += 1;
             return;
         }
@@ -264,7 +270,10 @@ impl Receiver {
             },
             Err(refusal) => {
                 self.counters.rejected += 1;
-                self.refused_body = Some(body);
+                if self.refused_bodies.len() == REFUSED_BODIES {
+                    self.refused_bodies.pop_front();
+                }
+                self.refused_bodies.push_back(body);
                 self.refusal = Some(refusal);
             }
         }
@@ -412,9 +421,9 @@ impl Session {
         if let State::Receiving(block) = state
             && block.is_ready()
             && let Some(expected) = self.values[sbn.0 as usize]
-            && let State::Receiving(block) = std::mem::replace(state, State::Done)
+            && let State::Receiving(mut block) = std::mem::replace(state, State::Done)
         {
-            outputs.push_back(Output::BlockReady(block.job(&self.geometry, sbn, expected)));
+            outputs.push_back(Output::BlockReady(block.job(sbn, expected)));
             *state = State::Decoding(block);
         }
     }
