@@ -177,9 +177,9 @@ pub struct Run {
 pub struct Demo {
     /// The file to send [default: this program itself]
     pub file: Option<PathBuf>,
-    /// Bits per second
-    #[arg(long, default_value = "20M", value_parser = parse_rate)]
-    pub rate: u64,
+    /// Bits per second [default: so that one round takes about 6 s]
+    #[arg(long, value_parser = parse_rate)]
+    pub rate: Option<u64>,
     /// Per cent of the packets that each client loses
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=60))]
     pub loss: u8,

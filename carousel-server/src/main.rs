@@ -8,6 +8,7 @@ mod cli;
 mod demo;
 mod inspect;
 mod keys;
+mod namespace;
 mod pack;
 mod send;
 mod socket;
