@@ -9,7 +9,7 @@ use crate::writer::WorkFile;
 use carousel_proto::manifest::Manifest;
 use carousel_proto::outcome::{Failure, Outcome};
 use carousel_proto::receiver::{BlockJob, ChannelId, Output, Receiver, Verdict};
-use carousel_proto::trust::Trust;
+use carousel_proto::trust::{Trust, TrustError};
 use carousel_proto::wire::{HEADER_LEN, IP_UDP_LEN};
 use crossbeam_channel::{Sender, never, select};
 use minisign_verify::PublicKey;
@@ -162,7 +162,7 @@ impl<'a> Engine<'a> {
         let overflowed = vec![0; returns.len()];
         Self {
             arguments,
-            receiver: Receiver::new(trust),
+            receiver: Receiver::new(trust, unix_time()),
             report: Report::new(arguments.json, arguments.quiet),
             target,
             work,
@@ -273,17 +273,6 @@ impl<'a> Engine<'a> {
 
     /// A manifest was accepted: makes room for the object.
     fn start(&mut self, manifest: Box<Manifest>) -> Result<(), Failure> {
-        let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
-        if manifest.expires.is_some_and(|expires| expires < clock) {
-            return Err(Failure::new(
-                Outcome::Stale,
-                format!(
-                    "{} expired at @{}; ask for a newer release",
-                    manifest.name,
-                    manifest.expires.unwrap_or(0)
-                ),
-            ));
-        }
         let geometry = manifest.geometry().map_err(|e| Failure::untrusted(e.to_string()))?;
         let path = self.target.path(&manifest);
         let work = match self.work.take() {
@@ -314,7 +303,11 @@ impl<'a> Engine<'a> {
         if let (Some(since), Some(refusal)) = (self.refused_since, self.receiver.refusal())
             && (timed_out || since.elapsed() >= REFUSED_FOR)
         {
-            return Err(Failure::untrusted(refusal.to_string()));
+            let outcome = match refusal {
+                TrustError::Expired { .. } => Outcome::Stale,
+                _ => Outcome::Untrusted,
+            };
+            return Err(Failure::new(outcome, refusal.to_string()));
         }
         if timed_out {
             return Err(Failure::new(Outcome::NoSignal, self.no_signal(&standing)));
@@ -362,6 +355,11 @@ impl<'a> Engine<'a> {
             })
             .collect()
     }
+}
+
+/// Seconds since 1970.
+fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs())
 }
 
 fn run_hook(arguments: &cli::Get, path: &Path, manifest: &Manifest) -> Result<(), Failure> {

@@ -2,11 +2,12 @@
 //!
 //! Terms as in RFC 5052 (SBN, ESI, source and repair symbol). All lengths are bytes.
 
-/// Greatest object size: the lower half of the 48-bit offset space (PROTOCOL.md section 3).
+/// Greatest object size: the lower half of the 48-bit offset space (PROTOCOL.md section 3). The 32 bits of a
+/// slot number end sooner in practice, at about 2.5 TB with symbols of 1,188 bytes.
 pub const MAX_SIZE: u64 = (1 << 47) - 1;
 /// First offset of the repair space.
 pub const REPAIR_SPACE: u64 = 1 << 47;
-/// Shortest symbol: the manifest has to fit into one packet too.
+/// Shortest symbol: a block page of 16 values and a path of 20 has to fit into its place.
 pub const MIN_SYMBOL_LEN: u16 = 1152;
 /// Longest symbol: a 9,000-byte link less 48 bytes of IPv6 and UDP and 44 of our own header.
 pub const MAX_SYMBOL_LEN: u16 = 8908;
@@ -16,8 +17,8 @@ pub const MIN_BLOCK_LOG2: u8 = 16;
 pub const MAX_BLOCK_LOG2: u8 = 24;
 /// Most symbols of one kind in a block (the field GF(2^16) is shared by source and repair).
 pub const MAX_SYMBOLS: u32 = 32_768;
-/// Most blocks: 2^24.
-pub const MAX_BLOCKS: u64 = 1 << 24;
+/// Most blocks: 4 TiB in blocks of 4 MiB. A receiver needs some 50 bytes for each before anything arrived.
+pub const MAX_BLOCKS: u64 = 1 << 20;
 
 /// Source block number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -116,7 +116,11 @@ impl Manifest {
         if bytes.len() > MAX_ENVELOPE_LEN {
             return Err(ManifestError::TooLong(bytes.len()));
         }
-        let manifest: Self = minicbor::decode(bytes).map_err(|e| ManifestError::Cbor(e.to_string()))?;
+        let mut decoder = minicbor::Decoder::new(bytes);
+        let manifest: Self = decoder.decode().map_err(|e| ManifestError::Cbor(e.to_string()))?;
+        if decoder.position() != bytes.len() {
+            return Err(ManifestError::Cbor("something follows it".into()));
+        }
         manifest.validate()?;
         Ok(manifest)
     }
@@ -175,13 +179,19 @@ pub fn instance_of(manifest: &[u8]) -> Instance {
     Instance(instance)
 }
 
-/// A file name that stays where it is put: no folder, no control character, not `.` or `..`.
+/// A file name that stays where it is put and looks like what it is: no folder, no control character, none that
+/// turns the direction of writing, not `.` or `..`.
 pub fn is_plain_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= MAX_NAME_LEN
         && name != "."
         && name != ".."
-        && !name.chars().any(|c| c == '/' || c == '\\' || c.is_control())
+        && !name.chars().any(|c| {
+            c == '/'
+                || c == '\\'
+                || c.is_control()
+                || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        })
 }
 
 /// How a manifest is signed.
@@ -280,6 +290,12 @@ pub(crate) mod tests {
         more.extend_from_slice(&bytes[1..]);
         more.extend_from_slice(&[0x18, 200, 0xf5]); // 200: true
         assert_eq!(Manifest::parse(&more).unwrap(), sample());
+    }
+
+    #[test]
+    fn nothing_may_follow() {
+        let bytes = [sample().emit(), vec![0]].concat();
+        assert!(matches!(Manifest::parse(&bytes), Err(ManifestError::Cbor(_))));
     }
 
     #[test]

@@ -15,8 +15,8 @@ use crate::geometry::{Geometry, Sbn};
 use crate::wire::{RECORD_HEADER_LEN, Slot};
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
-/// Bytes of a leaf. 80 bits: a second preimage would cost one block's time once, because the block's own hash
-/// (256 bits) reveals it; longer leaves cost every receiver 0.2 % of the rate per two bytes.
+/// Bytes of a leaf. 80 bits: a second preimage (for one slot, whose number is hashed too) would cost one block's
+/// time once, because the block's own hash (256 bits) reveals it; longer leaves cost every receiver 0.2 % of the rate per two bytes.
 pub const LEAF_LEN: usize = 10;
 /// Bytes of an inner node.
 pub const NODE_LEN: usize = 16;
@@ -240,22 +240,33 @@ pub fn block_pages(geometry: &Geometry) -> u32 {
     if geometry.blocks() < 2 { 0 } else { geometry.blocks().div_ceil(BLOCKS_PER_PAGE) }
 }
 
-/// Block page `number`: the values of its blocks, then the siblings on the way down from the root.
-pub fn emit_block_page(number: PageNumber, blocks: &[ChainingValue]) -> Vec<u8> {
-    let group = BLOCKS_PER_PAGE as usize;
-    let first = number.0 as usize * group;
-    let mut body: Vec<u8> = blocks[first..(first + group).min(blocks.len())].concat();
-    let (mut low, mut high) = (0, blocks.len().div_ceil(group));
-    let mine = number.0 as usize;
-    while high - low > 1 {
-        let middle = low + left_len(high - low);
-        let range = if mine < middle { middle..high } else { low..middle };
-        body.extend_from_slice(&subtree_value(
-            &blocks[range.start * group..(range.end * group).min(blocks.len())],
-        ));
-        if mine < middle { high = middle } else { low = middle }
+/// All block pages in order: each holds the values of its blocks, then the siblings on the way down from the
+/// root.
+pub fn emit_block_pages(blocks: &[ChainingValue]) -> Vec<Vec<u8>> {
+    let groups: Vec<&[ChainingValue]> = blocks.chunks(BLOCKS_PER_PAGE as usize).collect();
+    let values: Vec<ChainingValue> = groups.iter().map(|group| subtree_value(group)).collect();
+    let mut pages = Vec::with_capacity(groups.len());
+    descend(&groups, &values, &mut Vec::new(), &mut pages);
+    pages
+}
+
+fn descend(
+    groups: &[&[ChainingValue]],
+    values: &[ChainingValue],
+    siblings: &mut Vec<ChainingValue>,
+    pages: &mut Vec<Vec<u8>>,
+) {
+    if let [group] = groups {
+        pages.push([group.concat(), siblings.concat()].concat());
+    } else if !groups.is_empty() {
+        let middle = left_len(groups.len());
+        let (left, right) = values.split_at(middle);
+        for (here, there, groups) in [(left, right, &groups[..middle]), (right, left, &groups[middle..])] {
+            siblings.push(subtree_value(there));
+            descend(groups, here, siblings, pages);
+            siblings.pop();
+        }
     }
-    body
 }
 
 /// The values in a block page, first block of the page first, if they belong to the object with this digest.
@@ -387,8 +398,7 @@ mod tests {
                 .collect();
             let digest = *blake3::hash(&data).as_bytes();
             assert_eq!(object_digest(&values), digest, "{blocks}");
-            for p in (0..block_pages(&g)).map(PageNumber) {
-                let body = emit_block_page(p, &values);
+            for (p, body) in (0..block_pages(&g)).map(PageNumber).zip(emit_block_pages(&values)) {
                 assert!(body.len() <= 1152);
                 let first = (p.0 * BLOCKS_PER_PAGE) as usize;
                 let found = verify_block_page(&g, p, &body, &digest).unwrap();

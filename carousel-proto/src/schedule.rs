@@ -68,6 +68,7 @@ impl Layout {
             let slots = (0..cosets as u32).map(|c| layout.coset_slots(Coset(c))).max().unwrap_or(0);
             layout.pages_per_coset = u32::try_from(slots.div_ceil(u64::from(page_len))).ok()?;
             let pages = layout.pages_per_coset.checked_mul(cosets as u32)?;
+            u32::try_from(slots + u64::from(layout.pages_per_coset)).ok()?; // a RecordIndex has 32 bits
             TreeShape::new(pages, page_len, geometry.symbol_len()).map(|_| layout)
         })
     }

@@ -35,6 +35,14 @@ pub enum TrustError {
         /// Key id as claimed, the way minisign prints it.
         key_id: String,
     },
+    /// Too old to begin with.
+    #[error("{name:?} expired at @{expires}; ask for a newer release")]
+    Expired {
+        /// Object name.
+        name: String,
+        /// Seconds since 1970.
+        expires: u64,
+    },
     /// Another object than the one asked for.
     #[error("{name:?} has another digest than the one asked for")]
     Digest {
@@ -44,29 +52,30 @@ pub enum TrustError {
 }
 
 impl Trust {
-    /// The manifest of an envelope, if it may be believed.
-    pub fn check(&self, envelope: &Envelope<'_>) -> Result<Manifest, TrustError> {
+    /// The manifest of an envelope, if it may be believed and has not expired at `unix_time` (seconds since
+    /// 1970; 0 where there is no clock).
+    pub fn check(&self, envelope: &Envelope<'_>, unix_time: u64) -> Result<Manifest, TrustError> {
         let manifest = Manifest::parse(envelope.manifest)?;
         let name = manifest.name.clone();
         match self {
-            Self::Anyone => Ok(manifest),
-            Self::Digest(digest) if manifest.digest == *digest => Ok(manifest),
-            Self::Digest(_) => Err(TrustError::Digest { name }),
+            Self::Anyone => {}
+            Self::Digest(digest) if manifest.digest == *digest => {}
+            Self::Digest(_) => return Err(TrustError::Digest { name }),
             Self::Keys(keys) => {
                 let signature = (envelope.algorithm == SignatureAlgorithm::Minisign as u8)
                     .then(|| parse_signature(envelope.signature))
                     .flatten()
                     .ok_or_else(|| TrustError::Unsigned { name: name.clone() })?;
                 // Legacy (not prehashed) signatures are refused: one form, one meaning.
-                if keys.iter().any(|key| key.verify(envelope.manifest, &signature, false).is_ok()) {
-                    Ok(manifest)
-                } else {
-                    Err(TrustError::Signature {
-                        name,
-                        key_id: key_id(envelope.signature).unwrap_or_default(),
-                    })
+                if !keys.iter().any(|key| key.verify(envelope.manifest, &signature, false).is_ok()) {
+                    let key_id = key_id(envelope.signature).unwrap_or_default();
+                    return Err(TrustError::Signature { name, key_id });
                 }
             }
+        }
+        match manifest.expires {
+            Some(expires) if expires < unix_time => Err(TrustError::Expired { name, expires }),
+            _ => Ok(manifest),
         }
     }
 }
@@ -109,10 +118,18 @@ mod tests {
     fn digest_and_anyone() {
         let bytes = sample().emit();
         let envelope = Envelope { manifest: &bytes, algorithm: 0, signature: b"" };
-        assert!(Trust::Anyone.check(&envelope).is_ok());
-        assert!(Trust::Digest([7; 32]).check(&envelope).is_ok());
-        assert!(matches!(Trust::Digest([8; 32]).check(&envelope), Err(TrustError::Digest { .. })));
-        assert!(matches!(Trust::Keys(vec![]).check(&envelope), Err(TrustError::Unsigned { .. })));
+        assert!(Trust::Anyone.check(&envelope, 0).is_ok());
+        assert!(Trust::Digest([7; 32]).check(&envelope, 0).is_ok());
+        assert!(matches!(Trust::Digest([8; 32]).check(&envelope, 0), Err(TrustError::Digest { .. })));
+        assert!(matches!(Trust::Keys(vec![]).check(&envelope, 0), Err(TrustError::Unsigned { .. })));
+    }
+
+    #[test]
+    fn the_expired_is_refused() {
+        let bytes = crate::manifest::Manifest { expires: Some(100), ..sample() }.emit();
+        let envelope = Envelope { manifest: &bytes, algorithm: 0, signature: b"" };
+        assert!(Trust::Anyone.check(&envelope, 100).is_ok());
+        assert!(matches!(Trust::Anyone.check(&envelope, 101), Err(TrustError::Expired { .. })));
     }
 
     #[test]
@@ -120,7 +137,7 @@ mod tests {
         let bytes = sample().emit();
         for text in [&b"untrusted comment: x\n\xff\xfe"[..], b"", b"a\nb\nc\nd\n"] {
             let envelope = Envelope { manifest: &bytes, algorithm: 1, signature: text };
-            assert!(matches!(Trust::Keys(vec![]).check(&envelope), Err(TrustError::Unsigned { .. })));
+            assert!(matches!(Trust::Keys(vec![]).check(&envelope, 0), Err(TrustError::Unsigned { .. })));
         }
     }
 }

@@ -10,6 +10,8 @@
 //! The record is what a hash page vouches for, and it lies in the bundle as it goes over the wire; the
 //! prefix is put before it at the moment of sending.
 
+use crate::geometry::MAX_SYMBOL_LEN;
+
 /// Bytes before the body.
 pub const HEADER_LEN: usize = 44;
 /// Bytes of the prefix: what the server writes anew for every packet.
@@ -68,6 +70,9 @@ pub enum WireError {
     /// Shorter than a header.
     #[error("{0} bytes are no packet")]
     Short(usize),
+    /// Longer than any packet of ours.
+    #[error("{0} bytes are too many for a packet")]
+    Long(usize),
     /// A version this code cannot read.
     #[error("protocol version {0}")]
     Version(u8),
@@ -91,6 +96,9 @@ impl<'a> Packet<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Self, WireError> {
         if bytes.len() < HEADER_LEN {
             return Err(WireError::Short(bytes.len()));
+        }
+        if bytes.len() > HEADER_LEN + usize::from(MAX_SYMBOL_LEN) {
+            return Err(WireError::Long(bytes.len()));
         }
         if bytes[AT_VERSION] != VERSION {
             return Err(WireError::Version(bytes[AT_VERSION]));
@@ -226,6 +234,7 @@ mod tests {
     fn strangers_are_named() {
         let mut bytes = [0u8; HEADER_LEN];
         assert_eq!(Packet::parse(&bytes[..43]).unwrap_err(), WireError::Short(43));
+        assert_eq!(Packet::parse(&[1; 8953]).unwrap_err(), WireError::Long(8953));
         assert_eq!(Packet::parse(&bytes).unwrap_err(), WireError::Version(0));
         bytes[0] = 1;
         bytes[1] = 9;

@@ -22,7 +22,7 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Failure> {
         Some(path) => {
             let trust = Trust::Keys(vec![read_public_key(path)?]);
             trust
-                .check(&envelope)
+                .check(&envelope, 0)
                 .map_err(|e| Failure::untrusted(format!("{}: {e}", arguments.bundle.display())))?;
             Some(true)
         }

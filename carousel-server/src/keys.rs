@@ -98,7 +98,7 @@ pub fn seal(arguments: &cli::Seal) -> Result<(), Failure> {
         Envelope { manifest: &manifest, algorithm: SignatureAlgorithm::Minisign as u8, signature: &text };
     if let Some(path) = &arguments.key {
         Trust::Keys(vec![read_public_key(path)?])
-            .check(&sealed)
+            .check(&sealed, 0)
             .map_err(|e| Failure::untrusted(format!("{}: {e}", arguments.signature.display())))?;
     }
     let body = sealed

@@ -14,7 +14,7 @@ use carousel_proto::manifest::{
 };
 use carousel_proto::outcome::{Failure, Outcome};
 use carousel_proto::pages::{
-    LEAF_LEN, PageNumber, Subtree, TreeShape, block_hasher, block_pages, block_value, emit_block_page, leaf,
+    LEAF_LEN, PageNumber, Subtree, TreeShape, block_hasher, block_pages, block_value, emit_block_pages, leaf,
     object_digest, record_len,
 };
 use carousel_proto::schedule::{Coset, DEFAULT_ROUNDS_LOG2, Layout};
@@ -238,10 +238,10 @@ impl Writer {
     fn write_tree(&self, mut manifest: Manifest, values: &[ChainingValue]) -> Result<Manifest, Failure> {
         let geometry = self.layout.geometry();
         manifest.digest = object_digest(values);
-        for number in 0..block_pages(geometry) {
+        for (number, body) in (0..block_pages(geometry)).zip(emit_block_pages(values)) {
             let at = (FIRST_BLOCK_PAGE + u64::from(number)) * self.record_len as u64;
             let header = record_header(geometry.size(), 0, Slot(number));
-            self.write_at(&[&header[..], &emit_block_page(PageNumber(number), values)].concat(), at)?;
+            self.write_at(&[&header[..], &body].concat(), at)?;
         }
         let impossible = || Failure::new(Outcome::Failed, "the hash tree does not fit its own layout");
         let shape = TreeShape::new(manifest.pages, manifest.page_len, geometry.symbol_len())

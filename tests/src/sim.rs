@@ -13,8 +13,8 @@ use carousel_proto::fec::{BlockEncoder, StripeDecoder, stripes};
 use carousel_proto::geometry::{Esi, Geometry, GeometryError, Sbn};
 use carousel_proto::manifest::{Envelope, FORMAT_VERSION, Manifest, SignatureAlgorithm, instance_of};
 use carousel_proto::pages::{
-    BLOCKS_PER_PAGE, LEAF_LEN, PageNumber, Subtree, TreeShape, block_hasher, block_pages, block_value,
-    emit_block_page, leaf,
+    BLOCKS_PER_PAGE, LEAF_LEN, PageNumber, Subtree, TreeShape, block_hasher, block_value, emit_block_pages,
+    leaf,
 };
 use carousel_proto::receiver::EARLY_PACKETS;
 use carousel_proto::receiver::{
@@ -538,8 +538,7 @@ impl Bundle {
                 block_value(&geometry, &hasher)
             })
             .collect();
-        for number in 0..block_pages(&geometry) {
-            let body = emit_block_page(PageNumber(number), &values);
+        for (number, body) in (0..).zip(emit_block_pages(&values)) {
             put(places.item(Item::BlockPage(number)), 0, number, &body);
         }
 
@@ -675,7 +674,7 @@ impl Client {
     /// A client that has heard nothing yet.
     pub fn new(trust: Trust) -> Self {
         Self {
-            receiver: Receiver::new(trust),
+            receiver: Receiver::new(trust, 0),
             geometry: None,
             disk: Vec::new(),
             jobs: VecDeque::new(),

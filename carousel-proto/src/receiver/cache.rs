@@ -4,7 +4,7 @@ use super::{Esi, Sbn};
 use crate::pages::{LEAF_LEN, Leaf, PageNumber};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Pages kept: with 88 slots each, 22,000 packets of reordering, or many servers in different phases.
+/// Pages kept: with some 100 slots each, 25,000 packets of reordering, or many servers in different phases.
 const PAGES: usize = 256;
 /// Pages for which symbols may wait. A page comes just before its symbols: only reordering needs this.
 const WAITING_PAGES: usize = 64;
@@ -18,12 +18,22 @@ pub(super) struct PageCache {
     index: BTreeMap<PageNumber, usize>,
     store: Vec<u8>,
     owners: Vec<PageNumber>,
-    next: usize,
+    /// Pages that judged a symbol since the hand passed. They stay for another turn: whoever replays old pages
+    /// cannot drive out those in use, because symbols of old pages are known and not judged again.
+    used: Vec<bool>,
+    hand: usize,
 }
 
 impl PageCache {
     pub(super) fn new(leaves_len: usize) -> Self {
-        Self { leaves_len, index: BTreeMap::new(), store: Vec::new(), owners: Vec::new(), next: 0 }
+        Self {
+            leaves_len,
+            index: BTreeMap::new(),
+            store: Vec::new(),
+            owners: Vec::new(),
+            used: Vec::new(),
+            hand: 0,
+        }
     }
 
     pub(super) fn get(&self, page: PageNumber) -> Option<&[u8]> {
@@ -35,15 +45,26 @@ impl PageCache {
         self.get(page)?.get(index * LEAF_LEN..(index + 1) * LEAF_LEN)?.try_into().ok()
     }
 
+    /// A leaf of this page has judged a symbol.
+    pub(super) fn mark(&mut self, page: PageNumber) {
+        if let Some(place) = self.index.get(&page) {
+            self.used[*place] = true;
+        }
+    }
+
     pub(super) fn insert(&mut self, page: PageNumber, leaves: &[u8]) {
         if self.owners.len() < PAGES {
             self.index.insert(page, self.owners.len());
             self.owners.push(page);
+            self.used.push(false);
             self.store.extend_from_slice(leaves);
             return;
         }
-        let place = self.next;
-        self.next = (place + 1) % PAGES;
+        while std::mem::replace(&mut self.used[self.hand], false) {
+            self.hand = (self.hand + 1) % PAGES;
+        }
+        let place = self.hand;
+        self.hand = (place + 1) % PAGES;
         self.index.remove(&self.owners[place]);
         self.owners[place] = page;
         self.index.insert(page, place);
@@ -123,6 +144,17 @@ mod tests {
         assert_eq!(cache.leaf(PageNumber(265), 0), Some(&[9; LEAF_LEN]));
         assert_eq!(cache.leaf(PageNumber(265), 1), None);
         assert_eq!(cache.store.len(), PAGES * LEAF_LEN);
+    }
+
+    #[test]
+    fn replayed_pages_do_not_drive_out_the_one_in_use() {
+        let mut cache = PageCache::new(LEAF_LEN);
+        cache.insert(PageNumber(7), &[7; LEAF_LEN]);
+        for n in 1000..10_000 {
+            cache.mark(PageNumber(7));
+            cache.insert(PageNumber(n), &[0; LEAF_LEN]);
+        }
+        assert!(cache.get(PageNumber(7)).is_some());
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub use channel::ChannelCount;
 
 use crate::geometry::{Esi, Geometry, Sbn};
 use crate::manifest::{Envelope, Manifest, instance_of};
-use crate::pages::{BLOCKS_PER_PAGE, PageNumber, TreeShape, leaf, object_digest, verify_block_page};
+use crate::pages::{BLOCKS_PER_PAGE, CV_LEN, PageNumber, TreeShape, leaf, object_digest, verify_block_page};
 use crate::trust::{Trust, TrustError};
 use crate::wire::{Checksum, Instance, Kind, Packet};
 use blake3::hazmat::ChainingValue;
@@ -26,11 +26,13 @@ use std::collections::VecDeque;
 /// Packets kept before the manifest is known: it may be lost a few times in a row without costing symbols.
 /// 5 MB, given back as soon as it has come.
 pub const EARLY_PACKETS: usize = 4096;
+/// … and so many bytes of them at most, where packets are long.
+const EARLY_BYTES: usize = 8 << 20;
 /// Signature checks: at most so many at once, and one more every [`CHECK_EVERY_NS`].
-const CHECK_BURST: u64 = 8;
-/// See [`CHECK_BURST`]; 50 checks a second cost about half a per cent of a core.
-const CHECK_EVERY_NS: u64 = 20_000_000;
-
+const CHECK_BURST: u64 = 32;
+/// See [`CHECK_BURST`]. Until a manifest is accepted a flood of forged ones may cost a fifth of a core; with
+/// fewer checks the genuine one would have to wait long for its turn.
+const CHECK_EVERY_NS: u64 = 500_000;
 /// Refused manifests that are remembered.
 const REFUSED_BODIES: usize = 64;
 
@@ -88,6 +90,9 @@ pub struct Receiver {
     trust: Trust,
     session: Option<Session>,
     early: Vec<(ChannelId, Vec<u8>)>,
+    early_bytes: usize,
+    /// Seconds since 1970 at the start, against which a manifest's expiry is held.
+    unix_time: u64,
     channels: Vec<Channel>,
     counters: Counters,
     outputs: VecDeque<Output>,
@@ -122,12 +127,15 @@ enum State {
 }
 
 impl Receiver {
-    /// A receiver that accepts the first manifest which `trust` accepts.
-    pub fn new(trust: Trust) -> Self {
+    /// A receiver that accepts the first manifest which `trust` accepts and which has not expired at
+    /// `unix_time` (seconds since 1970; 0 where there is no clock).
+    pub fn new(trust: Trust, unix_time: u64) -> Self {
         Self {
             trust,
             session: None,
             early: Vec::new(),
+            early_bytes: 0,
+            unix_time,
             channels: Vec::new(),
             counters: Counters::default(),
             outputs: VecDeque::new(),
@@ -147,8 +155,9 @@ impl Receiver {
         let Some(session) = &self.session else {
             if packet.kind() == Kind::Manifest {
                 self.handle_first_manifest(now, &packet);
-            } else if self.early.len() < EARLY_PACKETS {
+            } else if self.early.len() < EARLY_PACKETS && self.early_bytes + bytes.len() <= EARLY_BYTES {
                 self.counters.received -= 1; // counted when it is fed in again
+                self.early_bytes += bytes.len();
                 self.early.push((channel, bytes.to_vec()));
             } else {
                 self.counters.unjudged += 1;
@@ -163,27 +172,19 @@ impl Receiver {
             self.counters.rejected += 1;
             return Verdict::Nothing;
         }
-        match packet.kind() {
-            Kind::Manifest => {
-                let same = Envelope::parse(packet.body()).is_ok_and(|e| e.manifest == session.manifest);
-                self.note(channel, &packet, same);
-                self.count_control(same);
-                Verdict::Nothing
-            }
-            Kind::HashPage => {
-                let good = self.handle_hash_page(&packet);
-                self.note(channel, &packet, good);
-                self.count_control(good);
-                Verdict::Nothing
-            }
-            Kind::BlockPage => {
-                let good = self.handle_block_page(&packet);
-                self.note(channel, &packet, good);
-                self.count_control(good);
-                Verdict::Nothing
-            }
-            Kind::Symbol => self.handle_symbol(channel, &packet),
+        let judgement = match packet.kind() {
+            Kind::Symbol => return self.handle_symbol(channel, &packet),
+            Kind::Manifest if is_manifest(&packet, &session.manifest) => Judgement::Known,
+            Kind::Manifest => Judgement::Wrong,
+            Kind::HashPage => self.handle_hash_page(&packet),
+            Kind::BlockPage => self.handle_block_page(&packet),
+        };
+        match judgement {
+            Judgement::Wrong => self.counters.rejected += 1,
+            Judgement::New | Judgement::Known => self.counters.control += 1,
         }
+        self.note(channel, &packet, judgement);
+        Verdict::Nothing
     }
 
     /// The packets that came before the manifest, to be fed in again after [`Output::Started`].
@@ -202,6 +203,9 @@ impl Receiver {
         let Some(session) = &mut self.session else { return };
         let sbn = job.sbn;
         let Some(state) = session.blocks.get_mut(sbn.0 as usize) else { return };
+        if !matches!(state, State::Decoding(_)) {
+            return;
+        }
         let State::Decoding(mut block) = std::mem::replace(state, State::Done) else { return };
         if matched {
             self.counters.decoded += u64::from(by_decoder);
@@ -243,7 +247,7 @@ impl Receiver {
         };
         // A manifest damaged on the way must not be believed: no other packet would ever fit it. The same
         // refused manifest comes again every second or so: no second look.
-        let body = blake3::hash(packet.body());
+        let body = blake3::Hasher::new().update(envelope.manifest).update(envelope.signature).finalize();
         if packet.instance() != instance_of(envelope.manifest) || self.refused_bodies.contains(&body) {
             self.counters.rejected += 1;
             return;
@@ -255,7 +259,7 @@ impl Receiver {
             return;
         }
         self.checks_until = self.checks_until.max(earliest) + CHECK_EVERY_NS;
-        match self.trust.check(&envelope) {
+        match self.trust.check(&envelope, self.unix_time) {
             Ok(manifest) => match Session::new(&manifest, &envelope) {
                 Some(session) => {
                     self.counters.control += 1;
@@ -279,13 +283,14 @@ impl Receiver {
         }
     }
 
-    fn handle_hash_page(&mut self, packet: &Packet<'_>) -> bool {
-        let Some(session) = &mut self.session else { return false };
+    fn handle_hash_page(&mut self, packet: &Packet<'_>) -> Judgement {
+        let Some(session) = &mut self.session else { return Judgement::Wrong };
         let number = PageNumber(packet.slot().0);
         let leaves = &packet.body()[..session.shape.leaves_len()];
         match session.cache.get(number) {
-            Some(known) => return known == leaves,
-            None if !session.shape.verify(number, packet.body(), &session.cap) => return false,
+            Some(known) if known == leaves => return Judgement::Known,
+            Some(_) => return Judgement::Wrong,
+            None if !session.shape.verify(number, packet.body(), &session.cap) => return Judgement::Wrong,
             None => session.cache.insert(number, leaves),
         }
         // Symbols that overtook their page are judged now.
@@ -299,25 +304,34 @@ impl Receiver {
             }
             self.counters.rejected += u64::from(!proven);
         }
-        true
+        Judgement::New
     }
 
-    fn handle_block_page(&mut self, packet: &Packet<'_>) -> bool {
-        let Some(session) = &mut self.session else { return false };
+    fn handle_block_page(&mut self, packet: &Packet<'_>) -> Judgement {
+        let Some(session) = &mut self.session else { return Judgement::Wrong };
         let number = PageNumber(packet.slot().0);
         let first = u64::from(number.0) * u64::from(BLOCKS_PER_PAGE);
-        if first < session.values.len() as u64 && session.values[first as usize].is_some() {
-            return true; // known; not looked at again
+        if first >= session.values.len() as u64 {
+            return Judgement::Wrong;
+        }
+        let first = first as usize;
+        if session.values[first].is_some() {
+            // Proven before: now it is enough to compare.
+            let group = session.values[first..].iter().take(BLOCKS_PER_PAGE as usize);
+            let same = group
+                .zip(packet.body().chunks(CV_LEN))
+                .all(|(value, bytes)| value.is_some_and(|v| v == bytes));
+            return if same { Judgement::Known } else { Judgement::Wrong };
         }
         let Some(values) = verify_block_page(&session.geometry, number, packet.body(), &session.digest)
         else {
-            return false;
+            return Judgement::Wrong;
         };
         for (sbn, value) in (first as u32..).map(Sbn).zip(values) {
             session.values[sbn.0 as usize] = Some(value);
             session.check_ready(sbn, &mut self.outputs);
         }
-        true
+        Judgement::New
     }
 
     fn handle_symbol(&mut self, channel: ChannelId, packet: &Packet<'_>) -> Verdict {
@@ -334,25 +348,27 @@ impl Receiver {
         let State::Receiving(block) = state else {
             self.counters.symbols += 1;
             self.counters.duplicate += 1;
-            self.note(channel, packet, false);
+            self.note(channel, packet, Judgement::Known);
             return Verdict::Nothing;
         };
         let before = block.held();
-        let (admission, judged) = match session.cache.leaf(page, index) {
-            _ if block.has_verified(esi) => (Admission::Duplicate, false),
+        let (admission, judgement) = match session.cache.leaf(page, index) {
+            _ if block.has_verified(esi) => (Admission::Duplicate, Judgement::Known),
             Some(expected) if leaf(packet.record()) != *expected => {
                 self.counters.rejected += 1;
-                self.note(channel, packet, false);
                 return Verdict::Nothing;
             }
-            Some(_) => (block.admit_verified(esi), true),
-            None => (block.admit_unverified(esi), false),
+            Some(_) => (block.admit_verified(esi), Judgement::New),
+            None => (block.admit_unverified(esi), Judgement::Known),
         };
+        if judgement == Judgement::New {
+            session.cache.mark(page);
+        }
         session.stored = session.stored + u64::from(block.held()) - u64::from(before);
         self.counters.symbols += 1;
         let verdict = match admission {
             Admission::Store(place) => {
-                if !judged {
+                if judgement != Judgement::New {
                     session.waiting.push(page, Pending { index, leaf: leaf(packet.record()), sbn, esi });
                 }
                 Verdict::Store(Place::new(&session.geometry, sbn, place, esi))
@@ -367,25 +383,35 @@ impl Receiver {
             }
         };
         session.check_ready(sbn, &mut self.outputs);
-        self.note(channel, packet, judged);
+        self.note(channel, packet, judgement);
         verdict
     }
 
-    fn note(&mut self, channel: ChannelId, packet: &Packet<'_>, authentic: bool) {
+    /// Only what was proven genuine just now moves a channel's count: what is known could be a replay.
+    fn note(&mut self, channel: ChannelId, packet: &Packet<'_>, judgement: Judgement) {
         let index = usize::from(channel.0);
         if self.channels.len() <= index {
             self.channels.resize_with(index + 1, Channel::default);
         }
-        self.channels[index].handle(packet.sequence(), authentic);
-    }
-
-    fn count_control(&mut self, good: bool) {
-        if good {
-            self.counters.control += 1;
-        } else {
-            self.counters.rejected += 1;
+        if judgement != Judgement::Wrong {
+            self.channels[index].handle(packet.sequence(), judgement == Judgement::New);
         }
     }
+}
+
+/// What is known of a packet of our object after looking at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Judgement {
+    /// Proven genuine, by hashing it.
+    New,
+    /// Not proven by itself: known already, or its page is not.
+    Known,
+    /// Proven wrong.
+    Wrong,
+}
+
+fn is_manifest(packet: &Packet<'_>, manifest: &[u8]) -> bool {
+    Envelope::parse(packet.body()).is_ok_and(|envelope| envelope.manifest == manifest)
 }
 
 impl Session {
