@@ -98,13 +98,6 @@ pub struct Get {
     pub test_loss: u8,
 }
 
-/// What is wrong with a command line, in one line.
-pub fn one_line(error: &clap::Error) -> String {
-    let text = error.render().to_string();
-    let what: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
-    format!("{}; --help lists what is possible", what.join(" ").trim_start_matches("error: "))
-}
-
 fn parse_group(text: &str) -> Result<Ipv6Addr, String> {
     let address: Ipv6Addr =
         text.parse().map_err(|_| format!("{text:?} is no IPv6 address; a group looks like ff3e::8000:1"))?;

@@ -2,7 +2,7 @@
 //!
 //! A block is read once, laid out in column stripes, decoded stripe by stripe, hashed, and only if the hash is right are the missing places written. So a wrong symbol costs time, never data.
 
-use crate::writer::{start_writeback, storage};
+use crate::writer::start_writeback;
 use carousel_proto::fec::{FecError, StripeDecoder, stripes};
 use carousel_proto::geometry::Geometry;
 use carousel_proto::outcome::Failure;
@@ -17,8 +17,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Column stripes of a block. More stripes need less work memory and more time, for each pays for the error
-/// locator anew: 5 cost 10 % more than one and need a fifth of the memory.
-const STRIPES: usize = 5;
+/// locator anew: 4 cost 5 % more than one and need a quarter of the memory.
+const STRIPES: usize = 4;
 /// Up to this block length one thread is the default: such blocks are for devices with little memory.
 const SMALL_BLOCK_LOG2: u8 = 20;
 /// Symbols read or written by one system call.
@@ -48,7 +48,7 @@ pub fn start(file: &Arc<File>, path: &Path, geometry: Geometry, threads: Option<
         let mut decoder = Decoder::new(Arc::clone(file), geometry);
         std::thread::spawn(move || {
             for job in todo {
-                let result = decoder.decode(job).map_err(|e| storage(&path, &e));
+                let result = decoder.decode(job).map_err(|e| Failure::writing(&path, &e));
                 if results.send(result).is_err() {
                     return;
                 }

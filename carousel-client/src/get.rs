@@ -64,8 +64,7 @@ fn trust(arguments: &cli::Get) -> Result<Trust, Failure> {
 }
 
 fn read_key(path: &Path) -> Result<PublicKey, Failure> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Failure::usage(format!("{}: {}; check the path", path.display(), e.kind())))?;
+    let text = std::fs::read_to_string(path).map_err(|e| Failure::reading(path, &e))?;
     PublicKey::decode(&text)
         .or_else(|_| PublicKey::from_base64(text.trim()))
         .map_err(|_| Failure::usage(format!("{}: not a minisign public key", path.display())))

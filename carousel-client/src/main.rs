@@ -12,7 +12,7 @@ mod report;
 mod ssm;
 mod writer;
 
-use carousel_proto::outcome::{Failure, Outcome};
+use carousel_proto::outcome::{Failure, Outcome, one_line};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
                 let _ = error.print(); // --help or --version
                 return ExitCode::SUCCESS;
             }
-            eprintln!("carousel-client: {}", cli::one_line(&error));
+            eprintln!("carousel-client: {}", one_line(&error.render().to_string()));
             return ExitCode::from(Outcome::Usage as u8);
         }
     };

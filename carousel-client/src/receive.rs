@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Batches in circulation per subscription; together with the socket's buffer this is what a stall may cost.
-const BATCHES: usize = 10;
+const BATCHES: usize = 8;
 
 /// What a receiving thread hands on.
 pub enum Arrival {

@@ -50,14 +50,14 @@ impl WorkFile {
             .create(true)
             .truncate(false)
             .open(&path)
-            .map_err(|e| storage(&path, &e))?;
+            .map_err(|e| Failure::writing(&path, &e))?;
         if file.try_lock().is_err() {
             return Err(Failure::new(
                 Outcome::TryAgain,
                 format!("{}: another client is at work on it", target.display()),
             ));
         }
-        file.set_len(0).map_err(|e| storage(&path, &e))?;
+        file.set_len(0).map_err(|e| Failure::writing(&path, &e))?;
         Ok(Self {
             file: Arc::new(file),
             path,
@@ -80,9 +80,9 @@ impl WorkFile {
             Ok(()) => Ok(()),
             // Not every file system can reserve; then the length is all that can be had.
             Err(nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::ENOSYS) => {
-                self.file.set_len(len as u64).map_err(|e| storage(&self.path, &e))
+                self.file.set_len(len as u64).map_err(|e| Failure::writing(&self.path, &e))
             }
-            Err(error) => Err(storage(&self.path, &error.into())),
+            Err(error) => Err(Failure::writing(&self.path, &error.into())),
         }
     }
 
@@ -105,7 +105,9 @@ impl WorkFile {
     /// Writes what was gathered. Before a block goes to the decoder, and after every batch.
     pub fn flush(&mut self) -> Result<(), Failure> {
         if !self.run.is_empty() {
-            self.file.write_all_at(&self.run, self.run_offset).map_err(|e| storage(&self.path, &e))?;
+            self.file
+                .write_all_at(&self.run, self.run_offset)
+                .map_err(|e| Failure::writing(&self.path, &e))?;
             self.run.clear();
         }
         Ok(())
@@ -113,7 +115,7 @@ impl WorkFile {
 
     /// The object is whole: makes it durable and gives it its name, in this order.
     pub fn finish(mut self, size: u64) -> Result<PathBuf, Failure> {
-        let failed = |e: io::Error| storage(&self.path, &e);
+        let failed = |e: io::Error| Failure::writing(&self.path, &e);
         self.file.set_len(size).map_err(failed)?;
         self.file.sync_all().map_err(failed)?;
         let flags = if self.replace { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
@@ -124,11 +126,11 @@ impl WorkFile {
             Err(nix::errno::Errno::EINVAL) if !self.target.exists() => rename(RenameFlags::empty()),
             other => other,
         }
-        .map_err(|e| storage(&self.target, &e.into()))?;
+        .map_err(|e| Failure::writing(&self.target, &e.into()))?;
         self.finished = true;
         if let Some(folder) = self.target.parent() {
             let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-            File::open(folder).and_then(|f| f.sync_all()).map_err(|e| storage(folder, &e))?;
+            File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Failure::writing(folder, &e))?;
         }
         Ok(self.target.clone())
     }
@@ -152,17 +154,4 @@ pub fn start_writeback(file: &File, offset: u64, len: u64) {
     unsafe {
         libc::sync_file_range(file.as_raw_fd(), offset as i64, len as i64, libc::SYNC_FILE_RANGE_WRITE);
     }
-}
-
-/// A failure of the disk, in one line.
-pub fn storage(path: &Path, error: &io::Error) -> Failure {
-    let text = error.to_string();
-    let plain = text.split(" (os error").next().unwrap_or(&text).to_lowercase();
-    let remedy = match error.kind() {
-        io::ErrorKind::StorageFull => "; make room, or choose another --out",
-        io::ErrorKind::NotFound => "; does the folder exist?",
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "; choose another --out",
-        _ => "",
-    };
-    Failure::storage(format!("{}: {plain}{remedy}", path.display()))
 }

@@ -2,7 +2,6 @@
 
 #![allow(unsafe_code)]
 
-use crate::keys::{plain, unreadable};
 use carousel_proto::bundle::{BundleError, BundleHeader, HEADER_LEN, MANIFEST_RECORD, Places, layout_of};
 use carousel_proto::manifest::{Envelope, Manifest, ManifestError, instance_of};
 use carousel_proto::outcome::Failure;
@@ -31,12 +30,12 @@ impl Head {
 
 /// Reads the head of a bundle and nothing more.
 pub fn read_head(path: &Path) -> Result<Head, Failure> {
-    let file = File::open(path).map_err(|e| unreadable(path, &e))?;
+    let file = File::open(path).map_err(|e| Failure::reading(path, &e))?;
     head_of(&file, path)
 }
 
 fn head_of(file: &File, path: &Path) -> Result<Head, Failure> {
-    let storage = |e: std::io::Error| Failure::storage(format!("{}: {}", path.display(), plain(&e)));
+    let storage = |e: std::io::Error| Failure::reading(path, &e);
     let metadata = file.metadata().map_err(storage)?;
     if metadata.is_dir() {
         return Err(Failure::usage(format!("{}: is a folder, not a bundle", path.display())));
@@ -81,7 +80,7 @@ fn refused(path: &Path, error: &BundleError) -> Failure {
 
 /// Overwrites the manifest record's body: the only bytes of a bundle that ever change.
 pub fn write_manifest(path: &Path, head: &Head, body: &[u8]) -> Result<(), Failure> {
-    let storage = |e: std::io::Error| Failure::storage(format!("{}: {}", path.display(), plain(&e)));
+    let storage = |e: std::io::Error| Failure::writing(path, &e);
     let record_len = record_len(usize::from(head.header.symbol_len)) as u64;
     let file = OpenOptions::new().write(true).open(path).map_err(storage)?;
     file.write_all_at(body, MANIFEST_RECORD * record_len + RECORD_HEADER_LEN as u64)
@@ -105,12 +104,11 @@ impl Bundle {
     /// Opens and maps a bundle. A bundle is replaced by renaming a new one over it, never changed in place:
     /// a running server keeps the old one.
     pub fn open(path: &Path) -> Result<Self, Failure> {
-        let file = File::open(path).map_err(|e| unreadable(path, &e))?;
+        let file = File::open(path).map_err(|e| Failure::reading(path, &e))?;
         let head = head_of(&file, path)?;
         // SAFETY: the map is read-only and private to this struct. Somebody who truncates the file under a
         // running server ends that server with SIGBUS; bundles are replaced by rename, which is harmless.
-        let map = unsafe { Mmap::map(&file) }
-            .map_err(|e| Failure::storage(format!("{}: {}", path.display(), plain(&e))))?;
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| Failure::reading(path, &e))?;
         let envelope = head.envelope()?;
         let (instance, signed) = (instance_of(envelope.manifest), envelope.algorithm != 0);
         let places = Places::new(&head.layout);

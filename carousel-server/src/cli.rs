@@ -185,13 +185,6 @@ pub struct Demo {
     pub loss: u8,
 }
 
-/// What is wrong with a command line, in one line.
-pub fn one_line(error: &clap::Error) -> String {
-    let text = error.render().to_string();
-    let what: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
-    format!("{}; --help lists what is possible", what.join(" ").trim_start_matches("error: "))
-}
-
 /// A group and, perhaps, its own rate.
 #[derive(Debug, Clone, Copy)]
 pub struct Group {

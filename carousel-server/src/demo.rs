@@ -2,9 +2,8 @@
 //! clients join late that lose packets, in a private network that vanishes with the process.
 
 use crate::cli;
-use crate::keys::plain;
 use crate::namespace;
-use carousel_proto::outcome::{Failure, Outcome};
+use carousel_proto::outcome::{Failure, Outcome, plain};
 use carousel_proto::units::{show_rate, show_seconds, show_size};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::ifaddrs::getifaddrs;
@@ -31,7 +30,7 @@ const OVERHEAD: f64 = 1.08;
 pub fn demo(arguments: &cli::Demo) -> Result<(), Failure> {
     let stage = Stage::find()?;
     let file = arguments.file.clone().unwrap_or_else(|| stage.server.clone());
-    let size = std::fs::metadata(&file).map_err(|e| crate::keys::unreadable(&file, &e))?.len();
+    let size = std::fs::metadata(&file).map_err(|e| Failure::reading(&file, &e))?.len();
     let fitting = (size as f64 * 8.0 * OVERHEAD / ROUND_SECONDS).clamp(500e3, 200e6);
     let rate = arguments.rate.unwrap_or(fitting.round() as u64);
     println!("carousel demo: one file, one server, {CLIENTS} clients. {}\n", stage.place);
@@ -318,7 +317,7 @@ fn own_interface() -> Option<(String, Ipv6Addr)> {
 }
 
 fn digest(path: &Path) -> Result<blake3::Hash, Failure> {
-    let failed = |e: std::io::Error| Failure::storage(format!("{}: {}", path.display(), plain(&e)));
+    let failed = |e: std::io::Error| Failure::reading(path, &e);
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(std::fs::File::open(path).map_err(failed)?).map_err(failed)?;
     Ok(hasher.finalize())

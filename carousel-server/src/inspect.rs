@@ -2,7 +2,7 @@
 
 use crate::bundle::{Bundle, read_head};
 use crate::cli;
-use crate::keys::{plain, read_public_key, with_suffix};
+use crate::keys::{read_public_key, with_suffix};
 use carousel_proto::geometry::{Esi, Sbn};
 use carousel_proto::outcome::Failure;
 use carousel_proto::pages::{
@@ -34,8 +34,7 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Failure> {
     if let Some(prefix) = &arguments.export {
         for (suffix, bytes) in [(".manifest", envelope.manifest), (".manifest.minisig", envelope.signature)] {
             let path = with_suffix(prefix, suffix);
-            std::fs::write(&path, bytes)
-                .map_err(|e| Failure::storage(format!("{}: {}", path.display(), plain(&e))))?;
+            std::fs::write(&path, bytes).map_err(|e| Failure::writing(&path, &e))?;
         }
     }
     print(&bundle, key_id(envelope.signature), trusted, arguments.json);

@@ -84,7 +84,7 @@ pub fn sign(manifest: &[u8], described: &Manifest, key: &SecretKey) -> Result<St
 
 /// `seal`: puts a signature made elsewhere into a bundle.
 pub fn seal(arguments: &cli::Seal) -> Result<(), Failure> {
-    let text = std::fs::read(&arguments.signature).map_err(|e| unreadable(&arguments.signature, &e))?;
+    let text = std::fs::read(&arguments.signature).map_err(|e| Failure::reading(&arguments.signature, &e))?;
     if parse_signature(&text).is_none() {
         return Err(Failure::untrusted(format!(
             "{}: not a minisign signature; sign the .manifest file with minisign -S",
@@ -123,26 +123,11 @@ pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn read_text(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path).map_err(|e| unreadable(path, &e))
-}
-
-/// A file named on the command line that cannot be read.
-pub fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
-    let message = format!("{}: {}", path.display(), plain(error));
-    match error.kind() {
-        std::io::ErrorKind::NotFound => Failure::usage(format!("{message}; check the path")),
-        _ => Failure::storage(message),
-    }
-}
-
-/// An error in plain words, without "(os error 2)".
-pub fn plain(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+    std::fs::read_to_string(path).map_err(|e| Failure::reading(path, &e))
 }
 
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {
-    let failed = |e: std::io::Error| Failure::storage(format!("{}: {}", path.display(), plain(&e)));
+    let failed = |e: std::io::Error| Failure::writing(path, &e);
     // An existing file would keep its own, perhaps wider, permissions.
     let _ = std::fs::remove_file(path);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed)?;

@@ -13,7 +13,7 @@ mod pack;
 mod send;
 mod socket;
 
-use carousel_proto::outcome::{Failure, Outcome};
+use carousel_proto::outcome::{Failure, Outcome, one_line};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
                 let _ = error.print(); // --help or --version
                 return ExitCode::SUCCESS;
             }
-            eprintln!("carousel-server: {}", cli::one_line(&error));
+            eprintln!("carousel-server: {}", one_line(&error.render().to_string()));
             return ExitCode::from(Outcome::Usage as u8);
         }
     };

@@ -4,7 +4,7 @@
 //! second goes over the hash pages and builds the tree above them. Memory does not depend on the file's size.
 
 use crate::cli;
-use crate::keys::{plain, read_secret_key, sign, unreadable, with_suffix};
+use crate::keys::{read_secret_key, sign, with_suffix};
 use blake3::hazmat::ChainingValue;
 use carousel_proto::bundle::{BundleHeader, FIRST_BLOCK_PAGE, MANIFEST_RECORD, Places};
 use carousel_proto::fec::BlockEncoder;
@@ -12,7 +12,7 @@ use carousel_proto::geometry::{Geometry, MAX_SYMBOLS, Sbn};
 use carousel_proto::manifest::{
     Envelope, FORMAT_VERSION, MAX_ENVELOPE_LEN, Manifest, ManifestError, SignatureAlgorithm, is_plain_name,
 };
-use carousel_proto::outcome::{Failure, Outcome};
+use carousel_proto::outcome::{Failure, Outcome, plain};
 use carousel_proto::pages::{
     LEAF_LEN, PageNumber, Subtree, TreeShape, block_hasher, block_pages, block_value, emit_block_pages, leaf,
     object_digest, record_len,
@@ -89,7 +89,7 @@ pub fn pack(arguments: &cli::Pack) -> Result<(), Failure> {
     println!("{}", arguments.out.display());
     if signature.is_none() {
         let path = with_suffix(&arguments.out, ".manifest");
-        std::fs::write(&path, &bytes).map_err(|e| cannot_write(&path, &e))?;
+        std::fs::write(&path, &bytes).map_err(|e| Failure::writing(&path, &e))?;
         println!("{}", path.display());
     }
     Ok(())
@@ -105,8 +105,8 @@ struct Input {
 
 impl Input {
     fn open(path: &Path) -> Result<Self, Failure> {
-        let file = File::open(path).map_err(|e| unreadable(path, &e))?;
-        let metadata = file.metadata().map_err(|e| unreadable(path, &e))?;
+        let file = File::open(path).map_err(|e| Failure::reading(path, &e))?;
+        let metadata = file.metadata().map_err(|e| Failure::reading(path, &e))?;
         if !metadata.is_file() {
             return Err(Failure::usage(format!(
                 "{}: not a regular file; pack one file, for instance an archive",
@@ -193,9 +193,9 @@ impl Writer {
             .prefix(".carousel-pack-")
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
             .tempfile_in(folder)
-            .map_err(|e| cannot_write(out, &e))?;
+            .map_err(|e| Failure::writing(out, &e))?;
         let places = Places::new(&layout);
-        file.as_file().set_len(places.file_len()).map_err(|e| cannot_write(out, &e))?;
+        file.as_file().set_len(places.file_len()).map_err(|e| Failure::writing(out, &e))?;
         let record_len = record_len(layout.geometry().symbol_len());
         Ok(Self { file, layout, places, record_len })
     }
@@ -283,8 +283,8 @@ impl Writer {
 
     /// Makes it durable and gives it its name.
     fn finish(self, out: &Path) -> Result<u64, Failure> {
-        self.file.as_file().sync_all().map_err(|e| cannot_write(out, &e))?;
-        self.file.persist(out).map_err(|e| cannot_write(out, &e.error))?;
+        self.file.as_file().sync_all().map_err(|e| Failure::writing(out, &e))?;
+        self.file.persist(out).map_err(|e| Failure::writing(out, &e.error))?;
         Ok(self.places.file_len())
     }
 
@@ -301,7 +301,7 @@ impl Writer {
     }
 
     fn failed(&self, error: &std::io::Error) -> Failure {
-        cannot_write(self.file.path(), error)
+        Failure::writing(self.file.path(), error)
     }
 }
 
@@ -395,10 +395,6 @@ impl<'a> Worker<'a> {
         }
         Ok(())
     }
-}
-
-fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::storage(format!("{}: cannot be written: {}", path.display(), plain(error)))
 }
 
 fn progress_bar(len: u64) -> ProgressBar {

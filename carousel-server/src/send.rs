@@ -2,9 +2,8 @@
 
 use crate::bundle::Bundle;
 use crate::cli;
-use crate::keys::plain;
 use crate::socket::{Outgoing, Sender, Target, sharpen_timers};
-use carousel_proto::outcome::{Failure, Outcome};
+use carousel_proto::outcome::{Failure, Outcome, plain};
 use carousel_proto::pacer::{Pacer, Step};
 use carousel_proto::pages::record_len;
 use carousel_proto::schedule::{Content, Item, Order, Position, Tier, phase};
