@@ -1,0 +1,233 @@
+#!/usr/bin/env bash
+# All tests, as CI runs them:   tests/run.sh
+# Only those with a name:       tests/run.sh late_join
+#
+# As root on Debian or Ubuntu it installs the tools it misses. Without root it runs what can be run, and names
+# every test that was skipped and why. With CI=true a skipped test is a failed test.
+set -euo pipefail
+umask 022                 # an ordinary user, too, must be able to run the built tests
+exec </dev/null           # nothing in here asks anybody anything
+cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
+unset CLIPPY_CONF_DIR     # carousel-proto/clippy.toml must be found by its place
+
+ci=${CI:-}
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+
+say() { printf '%s\n' "$*"; }
+complain() { printf '\n!! %s\n\n' "$*" >&2; }
+
+# --- steps and their times --------------------------------------------------------------------------------------
+
+times=()
+now_at=start
+step() { # NAME COMMAND…: runs the command, which ends the script if it fails
+  now_at=$1
+  printf '\n=== %s\n' "$1"
+  local began=$SECONDS
+  shift
+  "$@"
+  times+=("$(printf '%5d s  %s' $((SECONDS - began)) "$now_at")")
+}
+
+work=$(mktemp -d)
+finish() {
+  local code=$?
+  rm -rf "$work"
+  if [ "$code" -ne 0 ]; then complain "failed in: $now_at (exit code $code)"; fi
+}
+trap finish EXIT
+
+# --- tools --------------------------------------------------------------------------------------------------------
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# Program and the package that brings it.
+tools="ip:iproute2 ss:iproute2 nft:nftables ethtool:ethtool strace:strace minisign:minisign
+       unshare:util-linux setpriv:util-linux mount:mount timeout:coreutils cc:build-essential"
+
+missing_packages() {
+  local tool
+  for tool in $tools; do
+    have "${tool%%:*}" || echo "${tool##*:}"
+  done | sort -u
+}
+
+install_tools() {
+  local missing
+  missing=$(missing_packages | tr '\n' ' ')
+  if [ -z "$missing" ]; then
+    say "all there"
+  elif [ "$(id -u)" -ne 0 ]; then
+    complain "missing, and only root can install it: ${missing}- tests that need it are skipped"
+  elif ! have apt-get; then
+    complain "missing, and there is no apt-get: install ${missing}by hand - tests that need it are skipped"
+  else
+    say "installing: $missing"
+    local apt=(apt-get -o DPkg::Lock::Timeout=120)
+    export DEBIAN_FRONTEND=noninteractive
+    # shellcheck disable=SC2086 # a list of words
+    { "${apt[@]}" update -qq && "${apt[@]}" install -y -qq --no-install-recommends $missing; } >"$work/apt" 2>&1 ||
+      { cat "$work/apt" >&2 && complain "apt-get failed" && [ "$ci" != true ]; }
+  fi
+}
+
+# Finds cargo, and gives it a home: HOME may be anything, or nothing.
+find_cargo() {
+  if ! have cargo && [ -n "${HOME:-}" ]; then PATH=$HOME/.cargo/bin:$PATH; fi
+  if ! have cargo; then
+    complain "cargo is missing: install Rust 1.89 or newer, see https://www.rust-lang.org/tools/install"
+    return 1
+  fi
+  local rust_home
+  rust_home=$(dirname "$(dirname "$(dirname "$(command -v cargo)")")") # of .cargo/bin/cargo
+  if [ -z "${RUSTUP_HOME:-}" ] && ! [ -d "${HOME:-/nowhere}/.rustup" ] && [ -d "$rust_home/.rustup" ]; then
+    export RUSTUP_HOME=$rust_home/.rustup
+  fi
+  if [ -z "${CARGO_HOME:-}" ] && ! [ -w "${HOME:-/nowhere}" ]; then
+    export CARGO_HOME=$rust_home/.cargo
+    [ -w "$CARGO_HOME" ] || CARGO_HOME=$PWD/target/cargo-home
+  fi
+  local tool
+  for tool in fmt clippy; do
+    if ! cargo "$tool" --version >/dev/null 2>&1; then
+      complain "cargo $tool is missing: run \`rustup component add rustfmt clippy\`"
+      return 1
+    fi
+  done
+  cargo --version
+}
+
+# One test starts itself again as the user nobody, so root's build folder must not be behind a closed door.
+open_doors() {
+  [ "$(id -u)" -eq 0 ] && have setpriv || return 0
+  local nobody=(setpriv --reuid=65534 --regid=65534 --clear-groups --)
+  if ! "${nobody[@]}" test -w "${TMPDIR:-/tmp}"; then export TMPDIR=/tmp; fi
+  mkdir -p "${CARGO_TARGET_DIR:-target}"
+  if ! "${nobody[@]}" test -x "${CARGO_TARGET_DIR:-target}"; then
+    chmod 755 "$work"
+    export CARGO_TARGET_DIR=$work/target
+    say "other users cannot enter $PWD: building in a temporary folder instead"
+  fi
+}
+
+# --- checks -------------------------------------------------------------------------------------------------------
+
+locked=()
+if [ "$ci" = true ]; then locked=(--locked); fi
+
+# carousel-proto's clippy.toml forbids it clocks, sockets, files, threads and entropy; clippy above obeyed it.
+# Here: that the list bites, and that nobody talked clippy out of it.
+purity() {
+  mkdir -p "$work/purity/src"
+  cp carousel-proto/clippy.toml "$work/purity/"
+  printf '%s\n' '[package]' 'name = "impure"' 'edition = "2024"' '[workspace]' >"$work/purity/Cargo.toml"
+  cat >"$work/purity/src/lib.rs" <<'RUST'
+pub fn clock() -> std::time::Instant { std::time::Instant::now() }
+pub fn socket() -> std::io::Result<std::net::UdpSocket> { std::net::UdpSocket::bind("[::1]:0") }
+pub fn file() -> std::io::Result<std::fs::File> { std::fs::File::open("x") }
+pub fn thread() { std::thread::spawn(|| ()); }
+pub fn entropy() -> usize { std::collections::HashMap::<u8, u8>::new().len() }
+RUST
+  if CARGO_TARGET_DIR=$work/purity/target cargo clippy --offline --quiet \
+    --manifest-path "$work/purity/Cargo.toml" -- -D warnings >"$work/purity/said" 2>&1; then
+    complain "clippy accepts a clock, a socket, a file, a thread and entropy: carousel-proto/clippy.toml does not bite"
+    return 1
+  fi
+  local name
+  for name in time::Instant net::UdpSocket fs::File thread::spawn collections::HashMap; do
+    if ! grep -q "disallowed .*std::$name" "$work/purity/said"; then
+      cat "$work/purity/said" >&2
+      complain "carousel-proto/clippy.toml does not forbid std::$name"
+      return 1
+    fi
+  done
+  if grep -rnE 'clippy::(all|style|disallowed)' carousel-proto/src; then
+    complain "carousel-proto must not switch its own purity check off"
+    return 1
+  fi
+  say "clock, socket, file, thread and entropy are refused"
+}
+
+deploy_files() {
+  local isolated=(unshare -n)
+  if [ "$(id -u)" -ne 0 ]; then isolated=(unshare -Urn); fi
+  if have nft && "${isolated[@]}" true 2>/dev/null; then
+    "${isolated[@]}" nft -c -f deploy/nftables-closed-inbound.nft
+    say "firewall rules: understood by nft"
+  else
+    say "firewall rules: not checked, nft or namespaces are missing"
+  fi
+  if have systemd-analyze; then
+    # systemd wants the program to be there; ours is not installed.
+    sed "s|/usr/bin/carousel-server|$(command -v true)|" deploy/carousel-server.service \
+      >"$work/carousel-server.service"
+    # verify exits with 0 whatever unknown settings it finds, so its words count too.
+    systemd-analyze verify --man=no "$work/carousel-server.service" >"$work/unit" 2>&1 || cat "$work/unit"
+    if grep -F carousel-server.service "$work/unit"; then
+      complain "systemd does not like deploy/carousel-server.service"
+      return 1
+    fi
+    say "systemd unit: understood by systemd"
+  else
+    say "systemd unit: not checked, systemd-analyze is missing"
+  fi
+}
+
+dependencies() {
+  if cargo deny --version >/dev/null 2>&1; then
+    cargo deny check
+  else
+    complain "cargo-deny is not installed: licences, advisories and sources of the dependencies were NOT checked"
+  fi
+}
+
+tests_code=0
+run_tests() {
+  local guard=()
+  # Nobody watches CI: a test that hangs must not hang it.
+  if [ "$ci" = true ]; then guard=(timeout -k 10 35m); fi
+  # set -o pipefail: the code is cargo's. The summary comes first, then the end.
+  "${guard[@]}" cargo test --release --workspace --no-fail-fast "${locked[@]}" -- "$@" 2>&1 |
+    tee "$work/tests" || tests_code=$?
+}
+
+# The last line counts, as CI and people like it. A test that skips itself counts as passed for cargo.
+summary() {
+  printf '\n=== times\n'
+  printf '%s\n' "${times[@]}"
+  printf '\n=== result\n'
+  local skipped
+  grep -o 'SKIPPED [A-Za-z0-9_]*: .*' "$work/tests" | sort -u >"$work/skipped" || true
+  skipped=$(wc -l <"$work/skipped")
+  if [ "$skipped" -gt 0 ]; then
+    cat "$work/skipped"
+    if [ "$(id -u)" -ne 0 ]; then say "(as root, this command installs what is missing and skips nothing)"; fi
+  fi
+  awk -v skipped="$skipped" '/^test result:/ {
+      for (i = 2; i <= NF; i++) { if ($i ~ /^passed/) passed += $(i-1); if ($i ~ /^failed/) failed += $(i-1) }
+    } END {
+      printf "%d passed, %d failed, %d skipped\n", passed - skipped, failed, skipped
+      if (passed + failed == 0) { print "no test ran" > "/dev/stderr"; exit 1 }
+      if (skipped > 0 && ENVIRON["CI"] == "true") { print "skipped under CI" > "/dev/stderr"; exit 1 }
+    }' "$work/tests"
+}
+
+# --- the run ------------------------------------------------------------------------------------------------------
+
+step "tools" install_tools
+step "cargo" find_cargo
+open_doors
+if [ $# -eq 0 ]; then
+  step "format" cargo fmt --all --check
+  # The profile of everything below, so that what both need is built once.
+  step "clippy" cargo clippy --release --workspace --all-targets "${locked[@]}" -- -D warnings
+  step "carousel-proto is pure" purity
+  step "deploy files" deploy_files
+  step "dependencies" dependencies
+fi
+step "build" cargo build --release --workspace "${locked[@]}"
+step "tests" run_tests "$@"
+now_at=result
+summary
+now_at=tests
+exit "$tests_code"
