@@ -9,7 +9,7 @@ use crate::writer::WorkFile;
 use carousel_proto::manifest::Manifest;
 use carousel_proto::outcome::{Failure, Outcome};
 use carousel_proto::receiver::{BlockJob, ChannelId, Output, Receiver, Verdict};
-use carousel_proto::trust::{Trust, TrustError};
+use carousel_proto::trust::{Trust, TrustError, not_a_public_key};
 use carousel_proto::wire::{HEADER_LEN, IP_UDP_LEN};
 use crossbeam_channel::{Sender, never, select};
 use minisign_verify::PublicKey;
@@ -45,6 +45,7 @@ pub fn get(arguments: &cli::Get) -> Result<(), Failure> {
     let end_receiving = Arc::new(AtomicBool::new(false));
     let (arrivals, returns) = receive::start(subscriptions, &end_receiving);
     let mut engine = Engine::new(arguments, trust, target, early, returns);
+    engine.report.waiting(&arguments.interface);
     let result = engine.run(&arrivals, &stop);
     end_receiving.store(true, Ordering::Relaxed);
     let (path, manifest) = result?;
@@ -67,7 +68,7 @@ fn read_key(path: &Path) -> Result<PublicKey, Failure> {
     let text = std::fs::read_to_string(path).map_err(|e| Failure::reading(path, &e))?;
     PublicKey::decode(&text)
         .or_else(|_| PublicKey::from_base64(text.trim()))
-        .map_err(|_| Failure::usage(format!("{}: not a minisign public key", path.display())))
+        .map_err(|_| Failure::usage(format!("{}: {}", path.display(), not_a_public_key(&text))))
 }
 
 /// Joins every group.
@@ -319,13 +320,13 @@ impl<'a> Engine<'a> {
         let waited = self.arguments.timeout as f64 / 1000.0;
         let what = match (standing.counters.received, self.manifest.is_some()) {
             (0, _) => {
-                "no packet arrived: is the server sending, the source address right, MLD snooping served \
-                       by a querier?"
+                "no packet arrived: check that the server sends, source, group and port, this host's firewall, \
+                 that the interface is up, and that the switch has an MLD querier"
             }
             (_, false) => "packets arrived, but no manifest: is another program using this group and port?",
-            (_, true) => "nothing new arrived: did the server stop, or did it change to another release?",
+            (_, true) => "nothing new arrived: did the server stop, or change to another release?",
         };
-        format!("{} for {waited} s: {what}", groups.join(", "))
+        format!("{waited} s of silence on {}: {what}", groups.join(", "))
     }
 
     fn channel(&mut self, source: Ipv6Addr, subscription: usize) -> ChannelId {

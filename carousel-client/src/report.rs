@@ -58,6 +58,13 @@ impl Report {
         }
     }
 
+    /// Joined; nothing has arrived yet.
+    pub fn waiting(&self, interface: &str) {
+        if !self.quiet {
+            eprintln!("joined on {interface}, waiting for the first packets");
+        }
+    }
+
     /// A manifest was accepted.
     pub fn started(&mut self, manifest: &Manifest, packet_len: usize) {
         self.packet_bits = packet_len as f64 * 8.0;
@@ -73,7 +80,7 @@ impl Report {
             return;
         }
         if std::io::stderr().is_terminal() {
-            let template = "{prefix} {bar:28} {percent}%  {msg}";
+            let template = "{prefix} {wide_bar} {percent}%  {msg}";
             let bar = ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::stderr_with_hz(8));
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);
@@ -93,7 +100,8 @@ impl Report {
         if span >= RATE_OVER / 6 {
             let rate = (standing.counters.received - packets) as f64 * self.packet_bits / span.as_secs_f64();
             let weight = (span.as_secs_f64() / RATE_OVER.as_secs_f64()).min(1.0);
-            self.rate = if self.rate == 0.0 { rate } else { self.rate + (rate - self.rate) * weight };
+            self.rate =
+                if self.rate == 0.0 || rate == 0.0 { rate } else { self.rate + (rate - self.rate) * weight };
             self.window = (now, standing.counters.received);
         }
         let share = standing.symbols as f64 / standing.needed.max(1) as f64;
@@ -111,7 +119,7 @@ impl Report {
         } else if !self.quiet && now.duration_since(self.last_line) >= LINE_EVERY {
             self.last_line = now;
             if standing.needed == 0 {
-                eprintln!("waiting for the first packets");
+                eprintln!("still waiting for the first packets");
             } else {
                 eprintln!("{} {:.0} %  {}", self.name, share * 100.0, self.line(standing));
             }

@@ -50,7 +50,7 @@ impl WorkFile {
             .create(true)
             .truncate(false)
             .open(&path)
-            .map_err(|e| Failure::writing(&path, &e))?;
+            .map_err(|e| Failure::writing(target, &e))?;
         if file.try_lock().is_err() {
             return Err(Failure::new(
                 Outcome::TryAgain,

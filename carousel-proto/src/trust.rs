@@ -36,7 +36,7 @@ pub enum TrustError {
         key_id: String,
     },
     /// Too old to begin with.
-    #[error("{name:?} expired at @{expires}; ask for a newer release")]
+    #[error("{name:?} expired on {}; ask for a newer release", crate::units::show_moment(*.expires))]
     Expired {
         /// Object name.
         name: String,
@@ -77,6 +77,15 @@ impl Trust {
             Some(expires) if expires < unix_time => Err(TrustError::Expired { name, expires }),
             _ => Ok(manifest),
         }
+    }
+}
+
+/// What to say of a file that should have been a public key.
+pub fn not_a_public_key(text: &str) -> &'static str {
+    if text.lines().any(|line| line.len() > 200) {
+        "this is a secret key: keep it away from here; what is needed is the public one, PREFIX.pub"
+    } else {
+        "not a minisign public key"
     }
 }
 

@@ -84,6 +84,20 @@ pub fn show_seconds(seconds: f64) -> String {
     }
 }
 
+/// A moment (seconds since 1970) for people: `2027-01-31 12:00:05 UTC`. The civil calendar by Howard Hinnant's
+/// algorithm: years begin in March, 400 of them have 146,097 days.
+pub fn show_moment(seconds: u64) -> String {
+    let days = seconds / 86_400 + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let (d, m) = (day - (153 * month + 2) / 5 + 1, if month < 10 { month + 3 } else { month - 9 });
+    let y = era * 400 + year + u64::from(m <= 2);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{y}-{m:02}-{d:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
 /// A decimal number in thousandths, and what stands behind it.
 fn split(text: &str) -> Result<(u64, &str), String> {
     let bad = || format!("{text:?} does not begin with a number");
@@ -130,5 +144,8 @@ mod tests {
         assert_eq!(show_rate(19.84e6), "19.8 Mbit/s");
         assert_eq!(show_seconds(0.85), "850 ms");
         assert_eq!(show_seconds(185.0), "3 min 05 s");
+        assert_eq!(show_moment(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(show_moment(951_782_400), "2000-02-29 00:00:00 UTC");
+        assert_eq!(show_moment(1_795_242_443), "2026-11-21 06:27:23 UTC");
     }
 }

@@ -68,7 +68,7 @@ pub struct Pack {
     /// The file to send
     pub path: PathBuf,
     /// Secret key that signs the manifest (minisign's format)
-    #[arg(long, required_unless_present = "unsigned")]
+    #[arg(long, required_unless_present = "unsigned", value_name = "K.key")]
     pub key: Option<PathBuf>,
     /// Do not sign; write OUT.manifest to be signed elsewhere with minisign, then `seal`
     #[arg(long, conflicts_with = "key")]

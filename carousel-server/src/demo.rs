@@ -50,7 +50,7 @@ pub fn demo(arguments: &cli::Demo) -> Result<(), Failure> {
         "3. Three clients join late, at different moments; each loses {} % of the packets,",
         arguments.loss
     );
-    println!("   each one others. Every packet is checked against the signature as it arrives.\n");
+    println!("   each loses different ones. Every packet is checked as it arrives.\n");
     let clients = stage.receive(&key, at_best, arguments.loss)?;
     drop(server);
 

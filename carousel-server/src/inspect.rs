@@ -10,7 +10,7 @@ use carousel_proto::pages::{
 };
 use carousel_proto::schedule::{Content, Coset, Item, RecordIndex};
 use carousel_proto::trust::{Trust, key_id};
-use carousel_proto::units::show_size;
+use carousel_proto::units::{show_moment, show_size};
 use carousel_proto::wire::{RECORD_HEADER_LEN, Slot, record_header};
 
 /// `inspect`.
@@ -146,9 +146,9 @@ fn print(bundle: &Bundle, key_id: Option<String>, trusted: Option<bool>, json: b
     println!("size        {} bytes ({})", m.size, show_size(m.size));
     println!("digest      {digest}");
     println!("seq         {}", m.seq);
-    println!("created     @{}", m.created);
+    println!("created     {}", show_moment(m.created));
     if let Some(expires) = m.expires {
-        println!("expires     @{expires}");
+        println!("expires     {}", show_moment(expires));
     }
     if let Some(compatible) = &m.compatible {
         println!("compatible  {}", compatible.join(" "));

@@ -5,10 +5,10 @@ use crate::cli;
 use blake2::{Blake2b512, Digest};
 use carousel_proto::manifest::{Envelope, Manifest, SignatureAlgorithm};
 use carousel_proto::outcome::{Failure, Outcome};
-use carousel_proto::trust::{Trust, parse_signature};
-use ct_codecs::{Base64, Encoder};
+use carousel_proto::trust::{Trust, not_a_public_key, parse_signature};
+use ct_codecs::{Base64, Decoder, Encoder};
 use ed25519_dalek::{Signer, SigningKey};
-use minisign::{KeyPair, SecretKey, SecretKeyBox};
+use minisign::{KeyPair, SecretKeyBox};
 use std::fs::OpenOptions;
 use std::io::{IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -38,21 +38,51 @@ pub fn keygen(arguments: &cli::Keygen) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What of a secret key signs.
+pub struct ReleaseKey {
+    /// minisign's key id, as it lies in files.
+    id: [u8; 8],
+    signing: SigningKey,
+}
+
 /// Reads a secret key; asks for its password if it has one.
-pub fn read_secret_key(path: &Path) -> Result<SecretKey, Failure> {
+pub fn read_secret_key(path: &Path) -> Result<ReleaseKey, Failure> {
     let text = read_text(path)?;
-    let bad = |why: String| Failure::usage(format!("{}: {why}", path.display()));
-    let parse =
-        || SecretKeyBox::from_string(&text).map_err(|e| bad(format!("not a minisign secret key ({e})")));
-    if let Ok(key) = parse()?.into_unencrypted_secret_key() {
-        return Ok(key);
+    let bad = |why: &str| Failure::usage(format!("{}: {why}", path.display()));
+    let encoded = text.lines().nth(1).unwrap_or_default();
+    let bytes = Base64::decode_to_vec(encoded, None).unwrap_or_default();
+    if bytes.len() == PUBLIC_KEY_LEN {
+        return Err(bad("this is a public key; signing takes the secret one, PREFIX.key"));
+    }
+    if bytes.len() != SECRET_KEY_LEN {
+        return Err(bad("not a minisign secret key"));
+    }
+    // Read here and not by minisign's library, which refuses the empty checksum that `minisign -G -W` writes.
+    if bytes[AT_KDF..AT_KDF + 2] == [0, 0] {
+        return release_key(&bytes).ok_or_else(|| bad("not a minisign secret key"));
     }
     if !std::io::stdin().is_terminal() {
         return Err(bad(
-            "not a minisign secret key, or it has a password and there is no terminal to ask".into()
+            "it has a password, and there is no terminal to ask for it; run it by hand, or use --unsigned",
         ));
     }
-    parse()?.into_secret_key(None).map_err(|e| bad(format!("cannot be opened ({e})")))
+    let key = SecretKeyBox::from_string(&text)
+        .and_then(|key| key.into_secret_key(None))
+        .map_err(|e| bad(&format!("cannot be opened ({e})")))?;
+    release_key(&key.to_bytes()).ok_or_else(|| bad("not a minisign secret key"))
+}
+
+// The secret key of minisign: algorithms (2 each: signature, KDF, checksum), salt (32), limits (8 + 8), then:
+const SECRET_KEY_LEN: usize = 158;
+const PUBLIC_KEY_LEN: usize = 42;
+const AT_KDF: usize = 2;
+const AT_ID: usize = 54;
+const AT_SEED: usize = 62;
+
+fn release_key(bytes: &[u8]) -> Option<ReleaseKey> {
+    let id = bytes.get(AT_ID..AT_SEED)?.try_into().ok()?;
+    let seed = bytes.get(AT_SEED..AT_SEED + 32)?.try_into().ok()?;
+    (bytes[..2] == *b"Ed").then(|| ReleaseKey { id, signing: SigningKey::from_bytes(seed) })
 }
 
 /// Reads a public key (minisign's file, or its one line of base64).
@@ -60,25 +90,19 @@ pub fn read_public_key(path: &Path) -> Result<minisign_verify::PublicKey, Failur
     let text = read_text(path)?;
     minisign_verify::PublicKey::decode(&text)
         .or_else(|_| minisign_verify::PublicKey::from_base64(text.trim()))
-        .map_err(|e| Failure::usage(format!("{}: not a minisign public key ({e})", path.display())))
+        .map_err(|_| Failure::usage(format!("{}: {}", path.display(), not_a_public_key(&text))))
 }
 
 /// Signs a manifest; the text of a minisign signature file, prehashed form
 /// (<https://jedisct1.github.io/minisign/#signature-format>). minisign's own library salts its signatures;
 /// plain Ed25519 (RFC 8032) does not, and a bundle is to be reproducible to the last bit.
-pub fn sign(manifest: &[u8], described: &Manifest, key: &SecretKey) -> Result<String, Failure> {
-    let failed =
-        || Failure::new(Outcome::Failed, "the manifest could not be signed: the key has no usable form");
-    // The layout of the secret key file: algorithms, salt and limits (54 bytes), key id (8), seed (32), …
-    let bytes = key.to_bytes();
-    let id = bytes.get(54..62).ok_or_else(failed)?;
-    let seed = bytes.get(62..94).and_then(|seed| seed.try_into().ok()).ok_or_else(failed)?;
-    let signing = SigningKey::from_bytes(seed);
-    let signature = signing.sign(&Blake2b512::digest(manifest)).to_bytes();
+pub fn sign(manifest: &[u8], described: &Manifest, key: &ReleaseKey) -> Result<String, Failure> {
+    let failed = || Failure::new(Outcome::Failed, "the signature could not be written as text");
+    let signature = key.signing.sign(&Blake2b512::digest(manifest)).to_bytes();
     let trusted = format!("carousel manifest seq:{}", described.seq);
-    let global = signing.sign(&[&signature[..], trusted.as_bytes()].concat()).to_bytes();
+    let global = key.signing.sign(&[&signature[..], trusted.as_bytes()].concat()).to_bytes();
     let base64 = |bytes: &[u8]| Base64::encode_to_string(bytes).map_err(|_| failed());
-    let first = base64(&[b"ED", id, &signature].concat())?;
+    let first = base64(&[b"ED", &key.id[..], &signature].concat())?;
     Ok(format!("untrusted comment: carousel\n{first}\ntrusted comment: {trusted}\n{}\n", base64(&global)?))
 }
 

@@ -78,7 +78,7 @@ pub fn pack(arguments: &cli::Pack) -> Result<(), Failure> {
     let bundle_len = writer.finish(&arguments.out)?;
     let rate = input.size as f64 * 8.0 / began.elapsed().as_secs_f64();
     tracing::info!(
-        "packed {} ({}) into {} blocks, {} bundle, {} at {}",
+        "packed {} ({}): {} blocks, bundle of {}, {}, at {}",
         manifest.name,
         show_size(input.size),
         layout.geometry().blocks(),

@@ -85,9 +85,17 @@ impl Channel {
         let packet_len = IP_UDP_LEN + PREFIX_LEN + record_len(bundle.layout.geometry().symbol_len());
         let pacer = Pacer::new(rate, packet_len, now());
         let m = &bundle.manifest;
+        let from = Sender::open(&target).ok().and_then(|sender| sender.source());
+        let from = from.map_or("no address yet".to_owned(), |address| address.to_string());
+        if target.group.segments()[0] & 0xfff0 != 0xff30 || target.group.segments()[1] != 0 {
+            tracing::warn!(
+                "{} is no source-specific group (ff3x::/32): clients must join any source",
+                target.group
+            );
+        }
         let needed = bundle.layout.geometry().symbols_needed() as f64 * packet_len as f64 * 8.0;
         tracing::info!(
-            "{} ({}, seq {}) on [{}]:{} at {}: at best {} for a client without loss",
+            "{} ({}, seq {}) from {from} to [{}]:{} at {}: at best {} for a client without loss",
             m.name,
             show_size(m.size),
             m.seq,
@@ -206,6 +214,12 @@ impl Link {
         let text = match error.raw_os_error() {
             Some(libc::EMSGSIZE) => {
                 "packets are too long for this interface: pack with a smaller --mtu".to_owned()
+            }
+            Some(libc::EINVAL) if self.target.source.is_some() => {
+                "this host does not have the --source address on that interface".to_owned()
+            }
+            Some(libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::ENETDOWN | libc::ENODEV) => {
+                format!("{}: is the interface up, and has it an IPv6 address?", plain(error))
             }
             _ => plain(error),
         };

@@ -73,6 +73,12 @@ impl Sender {
         Ok(Self { socket, source, iovecs: Vec::new(), messages: Vec::new() })
     }
 
+    /// The address that packets come from: what clients have to name as their source.
+    pub fn source(&self) -> Option<Ipv6Addr> {
+        let asked_for = self.source.as_ref().map(|s| Ipv6Addr::from(s.info.ipi6_addr.s6_addr));
+        asked_for.or_else(|| Some(*self.socket.local_addr().ok()?.as_socket_ipv6()?.ip()))
+    }
+
     /// Sends a burst; how many packets of it the kernel took. At least one, or an error.
     pub fn send(&mut self, burst: &[Outgoing<'_>]) -> io::Result<usize> {
         self.iovecs.clear();
