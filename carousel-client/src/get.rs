@@ -23,8 +23,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often the engine looks at clock and signals when nothing arrives.
 const TICK: Duration = Duration::from_millis(100);
-/// How long refused manifests are tolerated before that is the result.
-const REFUSED_FOR: Duration = Duration::from_secs(3);
 /// Sources told apart; more, in any-source mode, are counted as the last one.
 const MAX_CHANNELS: usize = 256;
 /// Below this, a receive buffer holds too little for the pauses of an ordinary machine.
@@ -146,7 +144,7 @@ struct Engine<'a> {
     began: Instant,
     /// When the object last grew, and its symbols then.
     grown: (Instant, u64),
-    refused_since: Option<Instant>,
+    refusal_said: bool,
     overflowed: Vec<u32>,
     complete: bool,
 }
@@ -173,7 +171,7 @@ impl<'a> Engine<'a> {
             channels: Vec::new(),
             began: Instant::now(),
             grown: (Instant::now(), 0),
-            refused_since: None,
+            refusal_said: false,
             overflowed,
             complete: false,
         }
@@ -295,14 +293,14 @@ impl<'a> Engine<'a> {
         if standing.symbols > self.grown.1 {
             self.grown = (Instant::now(), standing.symbols);
         }
-        if self.receiver.refusal().is_some() && self.refused_since.is_none() {
-            self.refused_since = Some(Instant::now());
+        if let Some(refusal) = self.receiver.refusal().filter(|_| !self.refusal_said) {
+            // No packet may end the program: the genuine manifest may be still to come.
+            tracing::warn!("refused: {refusal}; waiting for another one");
+            self.refusal_said = true;
         }
         let timeout = Duration::from_millis(self.arguments.timeout);
         let timed_out = !timeout.is_zero() && self.grown.0.elapsed() >= timeout;
-        if let (Some(since), Some(refusal)) = (self.refused_since, self.receiver.refusal())
-            && (timed_out || since.elapsed() >= REFUSED_FOR)
-        {
+        if timed_out && let Some(refusal) = self.receiver.refusal() {
             let outcome = match refusal {
                 TrustError::Expired { .. } => Outcome::Stale,
                 _ => Outcome::Untrusted,

@@ -7,7 +7,7 @@
 pub const MAX_SIZE: u64 = (1 << 47) - 1;
 /// First offset of the repair space.
 pub const REPAIR_SPACE: u64 = 1 << 47;
-/// Shortest symbol: a block page of 16 values and a path of 20 has to fit into its place.
+/// Shortest symbol: a manifest packet (1,100 bytes and 6 of lengths) and a block page have to fit into its place.
 pub const MIN_SYMBOL_LEN: u16 = 1152;
 /// Longest symbol: a 9,000-byte link less 48 bytes of IPv6 and UDP and 44 of our own header.
 pub const MAX_SYMBOL_LEN: u16 = 8908;

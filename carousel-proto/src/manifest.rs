@@ -231,6 +231,16 @@ impl<'a> Envelope<'a> {
         Ok(Self { manifest, algorithm: header[2], signature })
     }
 
+    /// Bytes of the body before the filling.
+    pub fn len(&self) -> usize {
+        ENVELOPE_HEADER_LEN + self.manifest.len() + self.signature.len()
+    }
+
+    /// Whether there is neither manifest nor signature.
+    pub fn is_empty(&self) -> bool {
+        self.manifest.is_empty() && self.signature.is_empty()
+    }
+
     /// Writes the body of a manifest packet, filled with zeros up to `symbol_len`.
     pub fn emit(&self, symbol_len: usize) -> Result<Vec<u8>, ManifestError> {
         let len = self.manifest.len() + self.signature.len();

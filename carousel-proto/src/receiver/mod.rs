@@ -247,7 +247,8 @@ impl Receiver {
         };
         // A manifest damaged on the way must not be believed: no other packet would ever fit it. The same
         // refused manifest comes again every second or so: no second look.
-        let body = blake3::Hasher::new().update(envelope.manifest).update(envelope.signature).finalize();
+        // The hash takes in lengths and algorithm: a genuine manifest must not be mistaken for a forged twin.
+        let body = blake3::hash(&packet.body()[..envelope.len()]);
         if packet.instance() != instance_of(envelope.manifest) || self.refused_bodies.contains(&body) {
             self.counters.rejected += 1;
             return;
@@ -471,4 +472,67 @@ pub fn is_home(place: u16, content: u16) -> bool {
 /// Where the symbol of a map's place lies; see [`Place::new`].
 pub fn place_of(geometry: &Geometry, sbn: Sbn, place: u16, content: u16) -> Place {
     Place::new(geometry, sbn, place, Esi(content))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pages::record_len;
+    use crate::wire::{PREFIX_LEN, Sequence, emit_prefix};
+    use minisign_verify::PublicKey;
+
+    const BUNDLE: &[u8] = include_bytes!("../../vectors/tiny.carousel");
+    const KEY: &str = include_str!("../../vectors/test.pub");
+
+    /// The manifest packet of the tiny bundle, after `change` has been at its body.
+    fn manifest_packet(change: impl Fn(&mut [u8])) -> Vec<u8> {
+        let record = &BUNDLE[record_len(1188)..][..record_len(1188)];
+        let envelope = Envelope::parse(&record[16..]).unwrap();
+        let manifest = Manifest::parse(envelope.manifest).unwrap();
+        let mut prefix = [0; PREFIX_LEN];
+        let instance = instance_of(envelope.manifest);
+        emit_prefix(&mut prefix, Kind::Manifest, Sequence(0), manifest.checksum(), instance);
+        let mut packet = [&prefix[..], record].concat();
+        change(&mut packet[44..]);
+        packet
+    }
+
+    #[test]
+    fn a_forged_twin_does_not_discredit_the_genuine_manifest() {
+        let twins: [fn(&mut [u8]); 3] = [
+            |body| body[2] = 0,  // another algorithm
+            |body| body[5] -= 1, // a shorter signature
+            |body| body[6 + usize::from(u16::from_be_bytes([body[0], body[1]])) + 60] ^= 1, // a damaged one
+        ];
+        for twin in twins {
+            let key = PublicKey::decode(KEY).unwrap();
+            let mut receiver = Receiver::new(Trust::Keys(vec![key]), 0);
+            receiver.handle_packet(0, ChannelId(0), &manifest_packet(twin));
+            assert!(receiver.poll_output().is_none());
+            receiver.handle_packet(1_000_000, ChannelId(0), &manifest_packet(|_| ()));
+            assert!(matches!(receiver.poll_output(), Some(Output::Started(_))));
+        }
+    }
+
+    #[test]
+    fn a_flood_of_forged_manifests_buys_no_more_checks_than_their_rate() {
+        let key = PublicKey::decode(KEY).unwrap();
+        let mut receiver = Receiver::new(Trust::Keys(vec![key]), 0);
+        let mut now = 1_000_000_000;
+        for round in 0..10_000u64 {
+            // 10,000 forgeries a second, each with another signature; two genuine manifests a second.
+            now += 100_000;
+            let forged = manifest_packet(|body| {
+                let at = 6 + usize::from(u16::from_be_bytes([body[0], body[1]])) + 60; // within the signature
+                (0..4).for_each(|i| body[at + i as usize] = b'A' + (round / 26u64.pow(i) % 26) as u8);
+            });
+            receiver.handle_packet(now, ChannelId(0), &forged);
+            if round % 5_000 == 4_999 {
+                receiver.handle_packet(now + 50_000, ChannelId(0), &manifest_packet(|_| ()));
+            }
+        }
+        // Whether the genuine one had its turn is luck; that nobody buys more CPU time is not.
+        let checked = receiver.counters.rejected;
+        assert!((1_900..=2_000 + CHECK_BURST + 1).contains(&checked), "{checked} checks in a second");
+    }
 }
