@@ -27,6 +27,12 @@ pub fn run<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: impl IntoIterator<
         .unwrap_or_else(|e| panic!("cannot run {}: {e}", program.display()))
 }
 
+/// The same with the program as the first word.
+pub fn run_line<S: AsRef<OsStr>>(line: &[S]) -> Output {
+    let Some((program, args)) = line.split_first() else { panic!("nothing to run") };
+    run(program, args)
+}
+
 /// `CAROUSEL_BIN_DIR` if set; else the profile folder this test program was built into, or the one above.
 fn find(name: &str) -> PathBuf {
     let asked = std::env::var_os("CAROUSEL_BIN_DIR").map(PathBuf::from);

@@ -1,4 +1,4 @@
-//! The forger: records real packets of a channel and floods altered ones.
+//! The forger: records real packets of a channel and floods altered ones, or complains about them to their source.
 //!
 //! It records with a packet socket, which sees what leaves its own host as well as what passes on its LAN, so it
 //! does not depend on the server letting its multicast loop back. Offsets are stated here once more on purpose:
@@ -38,6 +38,13 @@ pub struct Channel {
 
 /// Records the payloads of `count` real packets that leave or pass this host, giving up after `limit`.
 pub fn record(channel: &Channel, count: usize, limit: Duration) -> io::Result<Vec<Vec<u8>>> {
+    let mut packets = capture(channel, count, limit)?;
+    packets.iter_mut().for_each(|packet| drop(packet.drain(..IPV6 + UDP)));
+    Ok(packets)
+}
+
+/// The same with their IPv6 and UDP headers.
+fn capture(channel: &Channel, count: usize, limit: Duration) -> io::Result<Vec<Vec<u8>>> {
     let every_protocol = i32::from((libc::ETH_P_ALL as u16).to_be());
     let mut socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(Protocol::from(every_protocol)))?;
     socket.set_read_timeout(Some(Duration::from_millis(100)))?;
@@ -49,21 +56,20 @@ pub fn record(channel: &Channel, count: usize, limit: Duration) -> io::Result<Ve
             return Err(io::Error::other(format!("{} of {count} packets in {limit:?}", templates.len())));
         }
         let Ok(len) = socket.read(&mut buffer) else { continue };
-        if let Some(payload) = payload_of(channel, &buffer[..len]) {
-            templates.push(payload.to_vec());
+        if is_of(channel, &buffer[..len]) {
+            templates.push(buffer[..len].to_vec());
         }
     }
     Ok(templates)
 }
 
-/// The UDP payload of an IPv6 packet of this channel.
-fn payload_of<'a>(channel: &Channel, packet: &'a [u8]) -> Option<&'a [u8]> {
-    let plain_udp = packet.len() >= IPV6 + UDP && packet[0] >> 4 == 6 && packet[6] == 17;
-    let ours = plain_udp
+/// Whether this is an IPv6 packet of this channel, whole.
+fn is_of(channel: &Channel, packet: &[u8]) -> bool {
+    let plain_udp = packet.len() >= IPV6 + UDP + HEADER && packet[0] >> 4 == 6 && packet[6] == 17;
+    plain_udp
         && packet[8..24] == channel.source.octets()
         && packet[24..40] == channel.group.octets()
-        && packet[42..44] == channel.port.to_be_bytes();
-    ours.then(|| &packet[IPV6 + UDP..]).filter(|payload| payload.len() >= HEADER)
+        && packet[42..44] == channel.port.to_be_bytes()
 }
 
 /// Floods altered templates from `own` address at `rate` bit/s (headers counted) until `go_on` says no; it is asked
@@ -91,6 +97,42 @@ pub fn flood(
             // ENOBUFS and a forged ICMP error are somebody else's problem.
             sent += u64::from(socket.send(&packet).is_ok());
         }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// What the network is made to say about the server's packets.
+#[derive(Clone, Copy, Debug)]
+pub enum Complaint {
+    /// Nobody has that port open (RFC 4443 section 3.1, code 4). True multicast is never answered so.
+    PortUnreachable,
+    /// A link on the way carries only so many bytes (RFC 4443 section 3.2).
+    PacketTooBig(u32),
+}
+
+/// Sends ICMPv6 errors about a real packet of the channel to its source, one a millisecond, until `go_on` says no.
+/// It needs a host that sees the packets; anybody between server and receivers does.
+pub fn complain(
+    channel: &Channel,
+    complaint: Complaint,
+    mut go_on: impl FnMut(u64) -> bool,
+) -> io::Result<()> {
+    let victim = capture(channel, 1, Duration::from_secs(10))?.swap_remove(0);
+    let (kind, code, word) = match complaint {
+        Complaint::PortUnreachable => (1, 4, 0),
+        Complaint::PacketTooBig(mtu) => (2, 0, mtu),
+    };
+    // Bytes 2 and 3 are the checksum, which the kernel fills in on a raw ICMPv6 socket.
+    let mut message = vec![kind, code, 0, 0];
+    message.extend(word.to_be_bytes());
+    // An error carries as much of the packet as fits into 1,280 bytes.
+    message.extend(&victim[..victim.len().min(1280 - IPV6 - message.len())]);
+    let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
+    let server = SocketAddrV6::new(channel.source, 0, 0, 0).into();
+    let mut sent = 0;
+    while go_on(sent) {
+        sent += u64::from(socket.send_to(&message, &server).is_ok());
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(())

@@ -119,6 +119,19 @@ pub fn skip(test: &str, why: &str) {
     assert!(std::env::var_os("CI").is_none_or(|v| v != "true"), "skipped under CI: {why}");
 }
 
+/// Repeats a measurement during which the machine itself dropped packets; after three such the test is skipped.
+pub fn conclusive<T>(test: &str, mut measure: impl FnMut() -> T) -> Option<T> {
+    for _ in 0..3 {
+        let before = softnet_drops();
+        let result = measure();
+        if softnet_drops() == before {
+            return Some(result);
+        }
+    }
+    skip(test, "inconclusive three times: the machine dropped packets");
+    None
+}
+
 /// Whether a program can be found.
 pub fn have(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();

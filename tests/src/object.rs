@@ -3,9 +3,11 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 const STEP: usize = 1 << 16;
+const ISLAND: usize = 10_000;
 
 /// Writes `size` bytes that follow from `seed` and returns their BLAKE3 in hex.
 pub fn write(path: &Path, size: u64, seed: u64) -> io::Result<String> {
@@ -21,6 +23,19 @@ pub fn write(path: &Path, size: u64, seed: u64) -> io::Result<String> {
         left -= n as u64;
     }
     Ok(hash.finalize().to_hex().to_string())
+}
+
+/// Writes a file that is nearly all hole: an island of bytes at the beginning, at each of `at` and at the end, each
+/// different, so that an offset cut to 32 bits shows. Returns its BLAKE3 in hex.
+pub fn write_sparse(path: &Path, size: u64, at: &[u64]) -> io::Result<String> {
+    let file = File::create(path)?;
+    file.set_len(size)?;
+    for offset in at.iter().copied().chain([0, size - ISLAND as u64]) {
+        let mut island = [0; ISLAND];
+        blake3::Hasher::new().update(&offset.to_le_bytes()).finalize_xof().fill(&mut island);
+        file.write_all_at(&island, offset)?;
+    }
+    digest(path)
 }
 
 /// The BLAKE3 of a file in hex.
@@ -45,5 +60,18 @@ mod tests {
             assert_eq!(path.metadata().unwrap().len(), size);
             assert_eq!(super::digest(&path).unwrap(), promised);
         }
+    }
+
+    #[test]
+    fn islands_lie_where_they_should() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("object");
+        super::write_sparse(&path, 1 << 20, &[500_000]).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let land = |from: usize| bytes[from..from + super::ISLAND].iter().filter(|byte| **byte != 0).count();
+        for from in [0, 500_000, (1 << 20) - super::ISLAND] {
+            assert!(land(from) > super::ISLAND * 9 / 10);
+        }
+        assert_eq!(land(600_000), 0);
     }
 }

@@ -5,6 +5,7 @@ use crate::lab::{Exit, Host, Lab, Running, until};
 use crate::{bins, object};
 use serde::Deserialize;
 use std::ffi::OsString;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -89,6 +90,19 @@ impl Got {
     pub fn packets_per_symbol(&self) -> f64 {
         self.done.packets_received as f64 / self.done.symbols_needed.max(1) as f64
     }
+
+    /// Prints the figures as a row of a Markdown table; `--nocapture` shows it.
+    pub fn row(&self, scenario: &str, more: &str) {
+        println!(
+            "| {scenario} | {} B | {:.2} s | {:.3} packets/symbol | {} rejected | {:.1} MiB peak | {:.2} s CPU | {more} |",
+            self.done.size,
+            self.exit.seconds,
+            self.packets_per_symbol(),
+            self.done.packets_rejected,
+            self.exit.peak_mib(),
+            self.exit.cpu_seconds,
+        );
+    }
 }
 
 /// Makes a key pair `NAME.key`, `NAME.pub` in a folder.
@@ -100,12 +114,24 @@ pub fn keygen(dir: &Path, name: &str) -> Keys {
 
 /// Makes an object of `size` bytes and packs it with a fresh key; `more` are further options of `pack`.
 pub fn pack(dir: &Path, size: u64, more: &[&str]) -> Packed {
-    let (object, bundle, keys) = (dir.join("object"), dir.join("F.carousel"), keygen(dir, "release"));
+    let packed = unpacked(dir, size);
+    well(bins::run_line(&pack_line(&packed, more)), "pack");
+    packed
+}
+
+/// The same before `pack` has run: object and keys are there, the bundle is not.
+pub fn unpacked(dir: &Path, size: u64) -> Packed {
+    let object = dir.join("object");
     let digest = object::write(&object, size, size).unwrap_or_else(|e| panic!("{}: {e}", object.display()));
-    let mut line = args(&[&"pack", &object, &"--key", &keys.secret, &"--out", &bundle]);
+    Packed { object, size, digest, bundle: dir.join("F.carousel"), keys: keygen(dir, "release") }
+}
+
+/// The command line that packs it.
+pub fn pack_line(packed: &Packed, more: &[&str]) -> Vec<OsString> {
+    let key = &packed.keys.secret;
+    let mut line = args(&[&bins::server(), &"pack", &packed.object, &"--key", key, &"--out", &packed.bundle]);
     line.extend(more.iter().map(OsString::from));
-    well(bins::run(bins::server(), line), "pack");
-    Packed { object, size, digest, bundle, keys }
+    line
 }
 
 /// Starts a server on `eth0` of a host.
@@ -126,20 +152,47 @@ pub fn wait_sending(host: &Host, server: &Running) {
     });
 }
 
+/// Waits until a client of this host has joined the group.
+pub fn wait_joined(host: &Host) {
+    let group: Ipv6Addr = GROUP.parse().unwrap_or(Ipv6Addr::UNSPECIFIED);
+    let digits = format!("{:032x}", u128::from(group));
+    let joined = || std::fs::read_to_string("/proc/thread-self/net/mcfilter6");
+    until("the client to join", Duration::from_secs(10), || {
+        host.within(joined).is_ok_and(|table| table.contains(&digits))
+    });
+}
+
+/// Waits until a host has received so many bytes more than it has now.
+pub fn wait_received(host: &Host, client: &Running, bytes: u64, limit: Duration) {
+    let before = host.traffic("eth0").rx_bytes;
+    until("a part of the object to arrive", limit, || {
+        assert!(client.is_alive(), "the client ended: {client}");
+        host.traffic("eth0").rx_bytes > before + bytes
+    });
+}
+
 /// Starts a get on `eth0` of a host.
 pub fn get(host: &Host, sources: &[&str], packed: &Packed, out: &Path, more: &[&str]) -> Running {
+    host.spawn(&get_line(sources, packed, out, more))
+}
+
+/// The command line of a get. It trusts the packer's key unless `more` says otherwise.
+pub fn get_line(sources: &[&str], packed: &Packed, out: &Path, more: &[&str]) -> Vec<OsString> {
     let port = PORT.to_string();
     let mut line =
         args(&[&bins::client(), &"get", &"--group", &GROUP, &"--port", &port, &"--interface", &"eth0"]);
     for source in sources {
         line.extend(args(&[&"--source", source]));
     }
-    line.extend(args(&[&"--key", &packed.keys.public, &"--out", &out, &"--json"]));
+    line.extend(args(&[&"--out", &out, &"--json"]));
+    if !more.iter().any(|word| ["--digest", "--insecure"].contains(word)) {
+        line.extend(args(&[&"--key", &packed.keys.public]));
+    }
     if !more.contains(&"--timeout") {
         line.extend(args(&[&"--timeout", &"20s"]));
     }
     line.extend(more.iter().map(OsString::from));
-    host.spawn(&line)
+    line
 }
 
 /// Waits for a get and checks that it promised and delivered the object, whole.

@@ -3,7 +3,7 @@
 
 use carousel_tests::bins;
 use carousel_tests::lab::{self, Host, Lab, Loss, Running, until};
-use carousel_tests::scene::{self, CLIENT, GROUP, Got, Packed, SOURCE};
+use carousel_tests::scene::{self, CLIENT, GROUP, SOURCE};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
@@ -35,19 +35,6 @@ fn forge(host: &Host, own: &str, lie: &str, templates: u64, rate: f64) -> Runnin
     forger
 }
 
-fn row(scenario: &str, packed: &Packed, got: &Got) {
-    println!(
-        "| {scenario} | {} B | {:.2} s | {:.3} x ideal | {} received | {} rejected | {:.1} MiB peak | {:.2} s CPU |",
-        packed.size,
-        got.exit.seconds,
-        got.over_ideal(RATE, 0.0),
-        got.done.packets_received,
-        got.done.packets_rejected,
-        got.exit.peak_rss as f64 / MIB as f64,
-        got.exit.cpu_seconds,
-    );
-}
-
 #[test]
 fn foreign_source_does_not_reach_the_client() {
     let Some(lab) = Lab::enter("foreign_source_does_not_reach_the_client") else { return };
@@ -66,7 +53,7 @@ fn foreign_source_does_not_reach_the_client() {
     let got = scene::arrive(&client, &packed, &out, LIMIT);
     let seen = c.loss_count("eth0").seen - seen;
     let delivered = c.snmp6().get("Udp6InDatagrams") - delivered;
-    row("foreign source, 5 x the rate", &packed, &got);
+    got.row("foreign source, 5 x the rate", &format!("{:.3} x ideal", got.over_ideal(RATE, 0.0)));
     assert_eq!(got.done.packets_rejected, 0, "a foreign packet reached the client: {got:?}");
     assert!(seen > 4 * got.done.packets_received, "the flood must reach the host: {seen} {got:?}");
     assert!(delivered <= got.done.packets_received + 1024, "{delivered} datagrams delivered: {got:?}");
@@ -76,19 +63,26 @@ fn foreign_source_does_not_reach_the_client() {
 fn flood(test: &str, lie: &str) {
     let Some(lab) = Lab::enter(test) else { return };
     let (s, c) = scene::pair(&lab);
-    let packed = scene::pack(lab.dir(), 8 * MIB, &[]);
+    let packed = scene::pack(lab.dir(), 6 * MIB, &[]);
     let server = scene::serve(&s, &packed, "20M", &[]);
     scene::wait_sending(&s, &server);
+    let out = lab.file("got");
+    let get = || {
+        let client = scene::get(&c, &[SOURCE], &packed, &out, &["--force"]);
+        scene::arrive(&client, &packed, &out, LIMIT)
+    };
+    let calm = get();
+    calm.row("before the flood", "");
     // A whole cycle of headers (twice the object's symbols), so that lies about everything come before the truth.
     let forger = forge(&s, SOURCE, lie, 2 * packed.size / 1188, 5.0 * RATE);
-    let out = lab.file("got");
-    let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
-    let got = scene::arrive(&client, &packed, &out, LIMIT);
-    row(test, &packed, &got);
+    let got = get();
+    let duplicates = got.done.packets_duplicate;
+    got.row(test, &format!("{:.3} x ideal, {duplicates} duplicates", got.over_ideal(RATE, 0.0)));
     assert!(forger.is_alive() && server.is_alive(), "{forger} {server}");
     assert!(got.done.packets_rejected > 0, "{got:?}");
     assert!(got.over_ideal(RATE, 0.0) <= 2.0, "{got:?}");
     assert!(got.exit.peak_rss <= 32 * MIB, "{got:?}");
+    assert!(got.exit.peak_rss <= calm.exit.peak_rss + 4 * MIB, "memory grows: {calm:?} {got:?}");
 }
 
 #[test]
@@ -99,6 +93,43 @@ fn flood_of_wrong_contents_under_real_headers() {
 #[test]
 fn flood_of_real_packets_with_one_wrong_byte() {
     flood("flood_of_real_packets_with_one_wrong_byte", "byte");
+}
+
+/// Two bundles of one signer on one group from one address, as when an old server was forgotten. The client must
+/// finish one of them and take nothing from the other.
+fn two_bundles(test: &str, other_size: u64, other_options: &[&str]) {
+    let Some(lab) = Lab::enter(test) else { return };
+    let (s, c) = scene::pair(&lab);
+    let one = scene::pack(lab.dir(), 6 * MIB, &[]);
+    let folder = lab.file("other");
+    fs::create_dir(&folder).unwrap();
+    let mut other = scene::unpacked(&folder, other_size);
+    other.keys = one.keys.clone();
+    let packed = bins::run_line(&scene::pack_line(&other, other_options));
+    assert!(packed.status.success(), "{}", String::from_utf8_lossy(&packed.stderr));
+    let servers = [&one, &other].map(|packed| scene::serve(&s, packed, "20M", &[]));
+    servers.iter().for_each(|server| scene::wait_sending(&s, server));
+    for _ in 0..3 {
+        let out = lab.file("got");
+        let client = scene::get(&c, &[SOURCE], &one, &out, &["--force"]);
+        client.finish(LIMIT);
+        let which = carousel_tests::object::digest(&out).unwrap_or_default();
+        let chosen = if which == one.digest { &one } else { &other };
+        let got = scene::arrive(&client, chosen, &out, LIMIT);
+        let ratio = got.over_ideal(RATE, 0.0);
+        got.row(test, &format!("{ratio:.3} x ideal"));
+        assert!(ratio <= 1.15, "{got:?}");
+    }
+}
+
+#[test]
+fn another_instance_of_the_same_file_does_not_mix() {
+    two_bundles("another_instance_of_the_same_file_does_not_mix", 6 * MIB, &["--seq=2", "--block-size=1MiB"]);
+}
+
+#[test]
+fn another_release_of_the_same_signer_does_not_mix() {
+    two_bundles("another_release_of_the_same_signer_does_not_mix", 6 * MIB + 1, &["--seq=2"]);
 }
 
 #[test]

@@ -41,6 +41,11 @@ impl Exit {
     pub fn code(&self) -> i32 {
         self.status.code().unwrap_or_else(|| -self.status.signal().unwrap_or(0))
     }
+
+    /// The peak in MiB, for people.
+    pub fn peak_mib(&self) -> f64 {
+        self.peak_rss as f64 / f64::from(1 << 20)
+    }
 }
 
 /// A program that runs, or ran. Dropping it kills and reaps it.
