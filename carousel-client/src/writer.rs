@@ -10,7 +10,7 @@ use nix::libc;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -55,6 +55,18 @@ impl WorkFile {
             return Err(Failure::new(
                 Outcome::TryAgain,
                 format!("{}: another client is at work on it", target.display()),
+            ));
+        }
+        // Between opening and locking, another client may have renamed this very file to its target, or removed it.
+        let same = file
+            .metadata()
+            .ok()
+            .zip(path.metadata().ok())
+            .is_some_and(|(mine, named)| (mine.dev(), mine.ino()) == (named.dev(), named.ino()));
+        if !same {
+            return Err(Failure::new(
+                Outcome::TryAgain,
+                format!("{}: another client has just been at work on it; try again", target.display()),
             ));
         }
         file.set_len(0).map_err(|e| Failure::writing(&path, &e))?;

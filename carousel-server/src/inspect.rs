@@ -12,6 +12,8 @@ use carousel_proto::schedule::{Content, Coset, Item, RecordIndex};
 use carousel_proto::trust::{Trust, key_id};
 use carousel_proto::units::{show_moment, show_size};
 use carousel_proto::wire::{RECORD_HEADER_LEN, Slot, record_header};
+use std::io::Write;
+use std::path::Path;
 
 /// `inspect`.
 pub fn inspect(arguments: &cli::Inspect) -> Result<(), Failure> {
@@ -37,8 +39,10 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Failure> {
             std::fs::write(&path, bytes).map_err(|e| Failure::writing(&path, &e))?;
         }
     }
-    print(&bundle, key_id(envelope.signature), trusted, arguments.json);
-    Ok(())
+    let text = describe(&bundle, key_id(envelope.signature), trusted, arguments.json);
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(|e| Failure::writing(Path::new("standard output"), &e))
 }
 
 /// Every record against its page, every page against the cap, the object against its digest.
@@ -118,7 +122,8 @@ fn check_block(bundle: &Bundle, sbn: Sbn) -> Result<blake3::hazmat::ChainingValu
     Ok(block_value(geometry, &hasher))
 }
 
-fn print(bundle: &Bundle, key_id: Option<String>, trusted: Option<bool>, json: bool) {
+/// What a bundle is, for people or as one JSON object.
+fn describe(bundle: &Bundle, key_id: Option<String>, trusted: Option<bool>, json: bool) -> String {
     let m = &bundle.manifest;
     let digest = blake3::Hash::from_bytes(m.digest).to_hex();
     let layout = &bundle.layout;
@@ -134,39 +139,40 @@ fn print(bundle: &Bundle, key_id: Option<String>, trusted: Option<bool>, json: b
             "repair_last": m.repair_last, "hash_pages": m.pages, "page_length": m.page_len,
             "cosets": layout.cosets(),
         });
-        println!("{object}");
-        return;
+        return format!("{object}\n");
     }
     let signature = match (bundle.signed, trusted) {
         (false, _) => "none: clients need --digest".to_owned(),
         (true, Some(_)) => format!("good, key {}", key_id.unwrap_or_default()),
         (true, None) => format!("by key {}, not checked (give --key K.pub)", key_id.unwrap_or_default()),
     };
-    println!("name        {}", m.name);
-    println!("size        {} bytes ({})", m.size, show_size(m.size));
-    println!("digest      {digest}");
-    println!("seq         {}", m.seq);
-    println!("created     {}", show_moment(m.created));
-    if let Some(expires) = m.expires {
-        println!("expires     {}", show_moment(expires));
-    }
-    if let Some(compatible) = &m.compatible {
-        println!("compatible  {}", compatible.join(" "));
-    }
-    println!("signature   {signature}");
-    println!("instance    {instance}");
-    println!(
-        "symbols     {} of {} bytes needed, in {} blocks of {}",
-        geometry.symbols_needed(),
-        m.symbol_len,
-        geometry.blocks(),
-        show_size(1 << m.block_log2)
-    );
     let repair = match (geometry.full_blocks(), m.repair_last) {
         (0, last) => format!("{last} in the one block"),
         (_, 0) => format!("{} per block", m.repair_full),
         (_, last) => format!("{} per block, {last} in the short one", m.repair_full),
     };
-    println!("repair      {repair}");
-    println!("hashes      all right: {} pages of {} slots", m.pages, m.page_len);
+    let block = show_size(1 << m.block_log2);
+    let rows = [
+        ("name", Some(m.name.clone())),
+        ("size", Some(format!("{} bytes ({})", m.size, show_size(m.size)))),
+        ("digest", Some(digest.to_string())),
+        ("seq", Some(m.seq.to_string())),
+        ("created", Some(show_moment(m.created))),
+        ("expires", m.expires.map(show_moment)),
+        ("compatible", m.compatible.as_ref().map(|kinds| kinds.join(" "))),
+        ("signature", Some(signature)),
+        ("instance", Some(instance)),
+        (
+            "symbols",
+            Some(format!(
+                "{} of {} bytes needed, in {} blocks of {block}",
+                geometry.symbols_needed(),
+                m.symbol_len,
+                geometry.blocks()
+            )),
+        ),
+        ("repair", Some(repair)),
+        ("hashes", Some(format!("all right: {} pages of {} slots", m.pages, m.page_len))),
+    ];
+    rows.into_iter().filter_map(|(name, value)| Some(format!("{name:<12}{}\n", value?))).collect()
 }

@@ -25,7 +25,7 @@ const RETRY_NS: u64 = 100_000_000;
 
 /// `run`.
 pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
-    let interface = nix::net::if_::if_nametoindex(arguments.interface.as_str()).map_err(|_| {
+    nix::net::if_::if_nametoindex(arguments.interface.as_str()).map_err(|_| {
         Failure::usage(format!("no such interface: {}; `ip link` lists those there are", arguments.interface))
     })?;
     let (bundles, groups) = (&arguments.bundles, &arguments.group);
@@ -46,7 +46,7 @@ pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
         let target = Target {
             group: group.address,
             port: arguments.port,
-            interface,
+            interface: arguments.interface.clone(),
             source: arguments.source,
             hops: arguments.hops,
             dscp: arguments.dscp,

@@ -11,16 +11,17 @@ use std::io;
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::AsRawFd;
 
-/// IPV6_MTU_DISCOVER value of the Linux kernel (include/uapi/linux/in6.h): never learn a path MTU, and send
-/// with the interface's. A forged "packet too big" then cannot make us fragment.
-const IPV6_PMTUDISC_OMIT: libc::c_int = 5;
+/// IPV6_MTU_DISCOVER value of the Linux kernel (include/uapi/linux/in6.h): go by the interface's MTU alone. A
+/// forged "packet too big" then changes nothing, and a packet that does not fit is an error, never fragments.
+const IPV6_PMTUDISC_INTERFACE: libc::c_int = 4;
 
 /// Where and how a channel sends.
 #[derive(Debug, Clone)]
 pub struct Target {
     pub group: Ipv6Addr,
     pub port: u16,
-    pub interface: u32,
+    /// By name: an interface that was deleted and made anew has another number.
+    pub interface: String,
     pub source: Option<Ipv6Addr>,
     pub hops: u8,
     pub dscp: u8,
@@ -50,14 +51,15 @@ struct SourceControl {
 
 impl Sender {
     pub fn open(target: &Target) -> io::Result<Self> {
+        let interface = nix::net::if_::if_nametoindex(target.interface.as_str())?;
         let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
-        socket.set_multicast_if_v6(target.interface)?;
+        socket.set_multicast_if_v6(interface)?;
         socket.set_multicast_hops_v6(u32::from(target.hops))?;
         socket.set_tclass_v6(u32::from(target.dscp) << 2)?;
         set_mtu_discovery(&socket)?;
         // Room for a few bursts; a smaller limit of the system only means more ENOBUFS, which is survived.
         let _ = socket.set_send_buffer_size(1 << 20);
-        socket.connect(&SocketAddrV6::new(target.group, target.port, 0, target.interface).into())?;
+        socket.connect(&SocketAddrV6::new(target.group, target.port, 0, interface).into())?;
         let source = target.source.map(|address| SourceControl {
             header: libc::cmsghdr {
                 // SAFETY: CMSG_LEN only computes.
@@ -67,7 +69,7 @@ impl Sender {
             },
             info: libc::in6_pktinfo {
                 ipi6_addr: libc::in6_addr { s6_addr: address.octets() },
-                ipi6_ifindex: target.interface,
+                ipi6_ifindex: interface,
             },
         });
         Ok(Self { socket, source, iovecs: Vec::new(), messages: Vec::new() })
@@ -119,7 +121,7 @@ fn set_mtu_discovery(socket: &Socket) -> io::Result<()> {
             socket.as_raw_fd(),
             libc::IPPROTO_IPV6,
             libc::IPV6_MTU_DISCOVER,
-            std::ptr::from_ref(&IPV6_PMTUDISC_OMIT).cast(),
+            std::ptr::from_ref(&IPV6_PMTUDISC_INTERFACE).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
     };

@@ -63,7 +63,7 @@ fn foreign_source_does_not_reach_the_client() {
 fn flood(test: &str, lie: &str) {
     let Some(lab) = Lab::enter(test) else { return };
     let (s, c) = scene::pair(&lab);
-    let packed = scene::pack(lab.dir(), 6 * MIB, &[]);
+    let packed = scene::pack(lab.dir(), 8 * MIB, &[]);
     let server = scene::serve(&s, &packed, "20M", &[]);
     scene::wait_sending(&s, &server);
     let out = lab.file("got");
@@ -109,7 +109,7 @@ fn two_bundles(test: &str, other_size: u64, other_options: &[&str]) {
     assert!(packed.status.success(), "{}", String::from_utf8_lossy(&packed.stderr));
     let servers = [&one, &other].map(|packed| scene::serve(&s, packed, "20M", &[]));
     servers.iter().for_each(|server| scene::wait_sending(&s, server));
-    for _ in 0..3 {
+    for _ in 0..2 {
         let out = lab.file("got");
         let client = scene::get(&c, &[SOURCE], &one, &out, &["--force"]);
         client.finish(LIMIT);

@@ -1,0 +1,224 @@
+//! How the programs end: by themselves, by a signal, for want of room, beside one another. Exit codes of the contract.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
+use carousel_tests::lab::{self, Host, Lab, Running, until};
+use carousel_tests::object;
+use carousel_tests::scene::{self, AsOsString, Packed, SOURCE, args};
+use nix::sys::signal::Signal;
+use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What lies in a folder, hidden files included.
+fn contents(folder: &Path) -> Vec<OsString> {
+    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+}
+
+/// A server that sends an object of 8 MiB at 20 Mbit/s, and an empty folder.
+fn scenery(lab: &Lab) -> (Host, Host, Packed, Running, std::path::PathBuf) {
+    let (s, c) = scene::pair(lab);
+    let packed = scene::pack(lab.dir(), 8 * MIB, &[]);
+    let server = scene::serve(&s, &packed, "20M", &[]);
+    scene::wait_sending(&s, &server);
+    let folder = lab.file("target");
+    fs::create_dir(&folder).unwrap();
+    (s, c, packed, server, folder)
+}
+
+#[test]
+fn once_sends_a_cycle_and_ends() {
+    let Some(lab) = Lab::enter("once_sends_a_cycle_and_ends") else { return };
+    let (s, c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), 4 * MIB, &[]);
+    let out = lab.file("got");
+    let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
+    scene::wait_joined(&c);
+    let before = s.traffic("eth0");
+    let server = scene::serve(&s, &packed, "20M", &["--once"]);
+    let got = scene::arrive(&client, &packed, &out, LIMIT);
+    let exit = server.finish(LIMIT);
+    let after = s.traffic("eth0");
+    // 14 bytes of every packet are Ethernet's.
+    let sent = (after.tx_bytes - before.tx_bytes) - 14 * (after.tx_packets - before.tx_packets);
+    let (times, ideal) = (sent as f64 / packed.size as f64, sent as f64 * 8.0 / 20e6);
+    got.row(
+        "one cycle",
+        &format!("{times:.3} objects sent in {:.3} s, {ideal:.3} s by the rate", exit.seconds),
+    );
+    assert_eq!(exit.code(), 0, "{server}");
+    // 105 % repair, headers, pages.
+    assert!((2.1..2.5).contains(&times), "{times}");
+    assert!((exit.seconds - ideal).abs() < 0.02 * ideal + 0.2, "{} s, not {ideal}", exit.seconds);
+}
+
+#[test]
+fn sigterm_ends_the_server_well() {
+    let Some(lab) = Lab::enter("sigterm_ends_the_server_well") else { return };
+    let (s, _c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), MIB, &[]);
+    for (signal, rate) in [(Signal::SIGTERM, "20M"), (Signal::SIGINT, "20k")] {
+        let server = scene::serve(&s, &packed, rate, &[]);
+        scene::wait_sending(&s, &server);
+        server.kill(signal);
+        assert_eq!(server.finish(Duration::from_secs(2)).code(), 0, "{signal} {server}");
+        assert_eq!(server.stdout(), "", "{server}");
+    }
+}
+
+#[test]
+fn sigterm_ends_the_client_and_leaves_nothing() {
+    let Some(lab) = Lab::enter("sigterm_ends_the_client_and_leaves_nothing") else { return };
+    let (_s, c, packed, server, folder) = scenery(&lab);
+    let out = folder.join("got");
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
+        scene::wait_received(&c, &client, packed.size / 4, LIMIT);
+        assert!(!contents(&folder).is_empty(), "no work file beside the target");
+        client.kill(signal);
+        assert_eq!(client.finish(Duration::from_secs(2)).code(), 1, "{signal} {client}");
+        assert_eq!(contents(&folder), [""; 0], "left by {signal}");
+    }
+    // And while nothing comes at all.
+    server.kill(Signal::SIGKILL);
+    let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
+    scene::wait_joined(&c);
+    client.kill(Signal::SIGTERM);
+    assert_eq!(client.finish(Duration::from_secs(2)).code(), 1, "{client}");
+    assert_eq!(contents(&folder), [""; 0]);
+}
+
+#[test]
+fn second_client_on_a_target_comes_again_later() {
+    let Some(lab) = Lab::enter("second_client_on_a_target_comes_again_later") else { return };
+    let (_s, c, packed, _server, folder) = scenery(&lab);
+    let out = folder.join("got");
+    let first = scene::get(&c, &[SOURCE], &packed, &out, &[]);
+    until("the first one's work file", LIMIT, || !contents(&folder).is_empty());
+    for more in [&[][..], &["--force"]] {
+        let second = scene::get(&c, &[SOURCE], &packed, &out, more);
+        let exit = second.finish(LIMIT);
+        assert_eq!(exit.code(), 75, "{second}");
+        assert!(exit.seconds < 2.0 && first.is_alive(), "{exit:?} {first}");
+    }
+    let got = scene::arrive(&first, &packed, &out, LIMIT);
+    got.row("first of two clients on one target", "");
+    assert_eq!(contents(&folder), ["got"]);
+}
+
+/// Runs a get whose target lies in a file system of its own, which `mount` mounts on `$0`. Its stdout is that of
+/// the client and then what lies in the folder.
+fn get_into(c: &Host, packed: &Packed, folder: &Path, mount: &str) -> Running {
+    let script = format!("{{ {mount}; }} || exit 99; \"$@\"; code=$?; ls -A \"$0\"; exit $code");
+    let words: [&dyn AsOsString; 6] = [&"unshare", &"-m", &"sh", &"-c", &script, &folder];
+    let mut line = args(&words);
+    line.extend(scene::get_line(&[SOURCE], packed, &folder.join("got"), &[]));
+    c.spawn(&line)
+}
+
+fn last_line(client: &Running) -> String {
+    client.stderr().lines().last().unwrap_or_default().to_owned()
+}
+
+/// Everything a client says on stdout on its way to failure is progress.
+fn left_behind(client: &Running) -> Vec<String> {
+    client
+        .stdout()
+        .lines()
+        .filter(|line| !line.starts_with('{') && *line != "lost+found")
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn full_disk_shows_at_once() {
+    let Some(lab) = Lab::enter("full_disk_shows_at_once") else { return };
+    let (_s, c, packed, _server, folder) = scenery(&lab);
+    let client = get_into(&c, &packed, &folder, "mount -t tmpfs -o size=6m tmpfs \"$0\"");
+    let exit = client.finish(LIMIT);
+    println!(
+        "| full disk, reserved | code {} | {:.2} s | {} |",
+        exit.code(),
+        exit.seconds,
+        last_line(&client)
+    );
+    assert_eq!(exit.code(), 6, "{client}");
+    assert!(left_behind(&client).is_empty(), "{client}");
+    assert!(exit.seconds < 2.0, "it should show before the transfer: {exit:?}");
+}
+
+/// ext2 cannot reserve room, so that the disk is full in the middle of the transfer.
+#[test]
+fn disk_that_fills_up_ends_the_client() {
+    let test = "disk_that_fills_up_ends_the_client";
+    if !lab::have("mkfs.ext2") {
+        return lab::skip(test, "the program mkfs.ext2 is missing");
+    }
+    let Some(lab) = Lab::enter(test) else { return };
+    let (_s, c, packed, _server, folder) = scenery(&lab);
+    let image = lab.file("image");
+    let mount =
+        format!("truncate -s 6M {0} && mkfs.ext2 -q -F {0} && mount -o loop {0} \"$0\"", image.display());
+    let client = get_into(&c, &packed, &folder, &mount);
+    let exit = client.finish(LIMIT);
+    if exit.code() == 99 {
+        return lab::skip(test, &format!("no loop mount: {}", client.stderr().trim()));
+    }
+    println!("| full disk, later | code {} | {:.2} s | {} |", exit.code(), exit.seconds, last_line(&client));
+    assert_eq!(exit.code(), 6, "{client}");
+    assert!(left_behind(&client).is_empty(), "{client}");
+}
+
+#[test]
+fn stale_object_and_failing_hook_have_codes_of_their_own() {
+    let Some(lab) = Lab::enter("stale_object_and_failing_hook_have_codes_of_their_own") else { return };
+    let (s, c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), 20_000, &["--expires", "2020-01-01"]);
+    let server = scene::serve(&s, &packed, "20M", &[]);
+    let out = lab.file("got");
+    let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
+    assert_eq!(client.finish(LIMIT).code(), 4, "{client}");
+    assert!(!out.exists());
+    drop(server);
+
+    let fresh = lab.file("fresh");
+    fs::create_dir(&fresh).unwrap();
+    let packed = scene::pack(&fresh, 20_000, &["--seq", "7"]);
+    let _server = scene::serve(&s, &packed, "20M", &[]);
+    let client = scene::get(&c, &[SOURCE], &packed, &out, &["--on-complete", "exit 3"]);
+    assert_eq!(client.finish(LIMIT).code(), 7, "{client}");
+    // The hook failed, the object did not.
+    assert_eq!(object::digest(&out).unwrap(), packed.digest);
+
+    let said = lab.file("said");
+    let hook = format!(
+        "echo $CAROUSEL_PATH $CAROUSEL_NAME $CAROUSEL_SEQ $CAROUSEL_DIGEST $CAROUSEL_SIZE >{}",
+        said.display()
+    );
+    let client = scene::get(&c, &[SOURCE], &packed, &out, &["--force", "--on-complete", &hook]);
+    scene::arrive(&client, &packed, &out, LIMIT);
+    let expected = format!("{} object 7 {} 20000\n", out.display(), packed.digest);
+    assert_eq!(fs::read_to_string(&said).unwrap(), expected);
+}
+
+#[test]
+fn digest_and_insecure_need_no_key() {
+    let Some(lab) = Lab::enter("digest_and_insecure_need_no_key") else { return };
+    let (s, c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), 20_000, &[]);
+    let _server = scene::serve(&s, &packed, "20M", &[]);
+    let out = lab.file("got");
+    for more in [&["--digest", &packed.digest][..], &["--insecure", "--force"]] {
+        let client = scene::get(&c, &[SOURCE], &packed, &out, more);
+        scene::arrive(&client, &packed, &out, LIMIT);
+        assert_eq!(client.stderr().contains("insecure"), more[0] == "--insecure", "it says so: {client}");
+    }
+    fs::remove_file(&out).unwrap();
+    let wrong = "5a".repeat(32);
+    let client = scene::get(&c, &[SOURCE], &packed, &out, &["--digest", &wrong, "--timeout", "3s"]);
+    assert_eq!(client.finish(LIMIT).code(), 3, "{client}");
+    assert!(!out.exists());
+}
