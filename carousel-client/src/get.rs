@@ -251,8 +251,8 @@ impl<'a> Engine<'a> {
             match output {
                 Output::Started(manifest) => {
                     self.start(manifest)?;
-                    for (channel, bytes) in self.receiver.take_early() {
-                        self.handle_packet(now, channel, &bytes)?;
+                    for (channel, bytes) in self.receiver.take_early().iter() {
+                        self.handle_packet(now, channel, bytes)?;
                     }
                 }
                 Output::BlockReady(job) => {

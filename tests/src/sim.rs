@@ -704,8 +704,8 @@ impl Client {
                     let spare = geometry.blocks() as usize * geometry.symbol_len();
                     self.disk = vec![0xee; geometry.size() as usize + spare];
                     self.geometry = Some(geometry);
-                    for (channel, bytes) in self.receiver.take_early() {
-                        self.handle_packet(now, channel, &bytes);
+                    for (channel, bytes) in self.receiver.take_early().iter() {
+                        self.handle_packet(now, channel, bytes);
                     }
                 }
                 Output::BlockReady(job) => self.jobs.push_back((self.packets + DECODING, job)),

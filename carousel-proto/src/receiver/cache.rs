@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 /// Pages kept: with some 100 slots each, 25,000 packets of reordering, or many servers in different phases.
 const PAGES: usize = 256;
 /// Pages for which symbols may wait. A page comes just before its symbols: only reordering needs this.
-const WAITING_PAGES: usize = 64;
+const WAITING_PAGES: usize = 32;
 /// Symbols that may wait for one page: no page has more slots.
 const WAITING_SYMBOLS: usize = 255;
 

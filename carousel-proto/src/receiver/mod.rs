@@ -89,8 +89,7 @@ pub struct Counters {
 pub struct Receiver {
     trust: Trust,
     session: Option<Session>,
-    early: Vec<(ChannelId, Vec<u8>)>,
-    early_bytes: usize,
+    early: EarlyPackets,
     /// Seconds since 1970 at the start, against which a manifest's expiry is held.
     unix_time: u64,
     channels: Vec<Channel>,
@@ -133,8 +132,7 @@ impl Receiver {
         Self {
             trust,
             session: None,
-            early: Vec::new(),
-            early_bytes: 0,
+            early: EarlyPackets::default(),
             unix_time,
             channels: Vec::new(),
             counters: Counters::default(),
@@ -155,10 +153,8 @@ impl Receiver {
         let Some(session) = &self.session else {
             if packet.kind() == Kind::Manifest {
                 self.handle_first_manifest(now, &packet);
-            } else if self.early.len() < EARLY_PACKETS && self.early_bytes + bytes.len() <= EARLY_BYTES {
+            } else if self.early.push(channel, bytes) {
                 self.counters.received -= 1; // counted when it is fed in again
-                self.early_bytes += bytes.len();
-                self.early.push((channel, bytes.to_vec()));
             } else {
                 self.counters.unjudged += 1;
             }
@@ -188,7 +184,7 @@ impl Receiver {
     }
 
     /// The packets that came before the manifest, to be fed in again after [`Output::Started`].
-    pub fn take_early(&mut self) -> Vec<(ChannelId, Vec<u8>)> {
+    pub fn take_early(&mut self) -> EarlyPackets {
         std::mem::take(&mut self.early)
     }
 
@@ -397,6 +393,35 @@ impl Receiver {
         if judgement != Judgement::Wrong {
             self.channels[index].handle(packet.sequence(), judgement == Judgement::New);
         }
+    }
+}
+
+/// Packets that came before the manifest, end to end in one piece of memory, which goes back whole.
+#[derive(Debug, Default)]
+pub struct EarlyPackets {
+    bytes: Vec<u8>,
+    /// Channel and length of each.
+    packets: Vec<(ChannelId, usize)>,
+}
+
+impl EarlyPackets {
+    fn push(&mut self, channel: ChannelId, packet: &[u8]) -> bool {
+        let room = self.packets.len() < EARLY_PACKETS && self.bytes.len() + packet.len() <= EARLY_BYTES;
+        if room {
+            self.bytes.extend_from_slice(packet);
+            self.packets.push((channel, packet.len()));
+        }
+        room
+    }
+
+    /// The packets in the order in which they came.
+    pub fn iter(&self) -> impl Iterator<Item = (ChannelId, &[u8])> {
+        let mut rest = &self.bytes[..];
+        self.packets.iter().map(move |(channel, len)| {
+            let (packet, behind) = rest.split_at(*len);
+            rest = behind;
+            (*channel, packet)
+        })
     }
 }
 
