@@ -341,7 +341,8 @@ impl<'a> Engine<'a> {
     fn standing(&self) -> Standing {
         let (symbols, needed) = self.receiver.progress();
         let lost = self.receiver.channel_counts().map(|count| count.lost).sum();
-        Standing { symbols, needed, counters: self.receiver.counters(), lost }
+        let overflowed = self.overflowed.iter().map(|count| u64::from(*count)).sum();
+        Standing { symbols, needed, counters: self.receiver.counters(), lost, overflowed }
     }
 
     fn sources(&self) -> Vec<(String, String, carousel_proto::receiver::ChannelCount)> {

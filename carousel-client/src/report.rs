@@ -22,6 +22,8 @@ pub struct Standing {
     pub needed: u64,
     pub counters: Counters,
     pub lost: u64,
+    /// Of the lost ones, those that this host dropped because the receive buffer was full.
+    pub overflowed: u64,
 }
 
 /// Tells of one transfer.
@@ -170,13 +172,19 @@ impl Report {
                 "digest": hex(&manifest.digest), "seq": manifest.seq, "seconds": seconds,
                 "packets_received": c.received, "packets_lost": standing.lost,
                 "packets_duplicate": c.duplicate, "packets_rejected": c.rejected,
-                "packets_unjudged": c.unjudged, "packets_foreign": c.foreign, "packets_unknown": c.unknown,
+                "packets_overflowed": standing.overflowed, "packets_unjudged": c.unjudged, "packets_foreign": c.foreign, "packets_unknown": c.unknown,
                 "symbols_needed": standing.needed, "symbols_received": c.symbols,
                 "blocks_decoded": c.decoded, "blocks_refused": c.decode_failed,
                 "sources": sources, "tier": Value::Null,
             }));
         }
         if !self.quiet {
+            if standing.overflowed > 0 {
+                eprintln!(
+                    "{} packets were lost in this host's own receive buffer; --rcvbuf enlarges it",
+                    standing.overflowed
+                );
+            }
             let rejected = if c.rejected > 0 { format!(", {} rejected", c.rejected) } else { String::new() };
             eprintln!(
                 "{}: {} in {}, loss {:.1} %{rejected}, BLAKE3 {}",
