@@ -2,8 +2,8 @@
 
 use crate::cli;
 use crate::decode::{self, Decoded};
-use crate::receive::{self, Arrival, Returns};
-use crate::report::{Report, Standing};
+use crate::receive::{Arrival, Reception};
+use crate::report::{Heard, Report, Standing};
 use crate::ssm::{Batch, Membership, Subscription};
 use crate::writer::WorkFile;
 use carousel_proto::manifest::Manifest;
@@ -40,13 +40,10 @@ pub fn get(arguments: &cli::Get) -> Result<(), Failure> {
             .map_err(|e| Failure::new(Outcome::Failed, format!("signals cannot be caught: {e}")))?;
     }
     let subscriptions = join(arguments)?;
-    let end_receiving = Arc::new(AtomicBool::new(false));
-    let (arrivals, returns) = receive::start(subscriptions, &end_receiving);
-    let mut engine = Engine::new(arguments, trust, target, early, returns);
+    let mut engine = Engine::new(arguments, trust, target, early);
     engine.report.waiting(&arguments.interface);
-    let result = engine.run(&arrivals, &stop);
-    end_receiving.store(true, Ordering::Relaxed);
-    let (path, manifest) = result?;
+    let manifest = engine.run(Reception::start(subscriptions), &stop)?;
+    let path = engine.finish(&manifest)?;
     engine.report.done(&manifest, &path, &engine.standing(), &engine.sources());
     run_hook(arguments, &path, &manifest)
 }
@@ -138,9 +135,8 @@ struct Engine<'a> {
     manifest: Option<Box<Manifest>>,
     jobs: Option<Sender<BlockJob>>,
     decoded: crossbeam_channel::Receiver<Result<Decoded, Failure>>,
-    returns: Returns,
-    /// The (source, subscription) pairs seen; the index is the [`ChannelId`].
-    channels: Vec<(Ipv6Addr, usize)>,
+    /// The (source, subscription) pairs seen, and when first; the index is the [`ChannelId`].
+    channels: Vec<(Ipv6Addr, usize, Duration)>,
     began: Instant,
     /// When the object last grew, and its symbols then.
     grown: (Instant, u64),
@@ -150,14 +146,7 @@ struct Engine<'a> {
 }
 
 impl<'a> Engine<'a> {
-    fn new(
-        arguments: &'a cli::Get,
-        trust: Trust,
-        target: Target,
-        work: Option<WorkFile>,
-        returns: Returns,
-    ) -> Self {
-        let overflowed = vec![0; returns.len()];
+    fn new(arguments: &'a cli::Get, trust: Trust, target: Target, work: Option<WorkFile>) -> Self {
         Self {
             arguments,
             receiver: Receiver::new(trust, unix_time()),
@@ -167,30 +156,29 @@ impl<'a> Engine<'a> {
             manifest: None,
             jobs: None,
             decoded: never(),
-            returns,
             channels: Vec::new(),
             began: Instant::now(),
             grown: (Instant::now(), 0),
             refusal_said: false,
-            overflowed,
+            overflowed: vec![0; arguments.group.len()],
             complete: false,
         }
     }
 
-    /// Until the object is complete, something fails, or a signal comes.
-    fn run(
-        &mut self,
-        arrivals: &crossbeam_channel::Receiver<Arrival>,
-        stop: &AtomicBool,
-    ) -> Result<(PathBuf, Box<Manifest>), Failure> {
+    /// Until the object is complete, something fails, or a signal comes. The groups are left when this returns:
+    /// syncing the disk and the hook may take long, and the network need not carry packets meanwhile.
+    fn run(&mut self, reception: Reception, stop: &AtomicBool) -> Result<Box<Manifest>, Failure> {
         let mut looked = Instant::now();
         while !self.complete {
             if stop.load(Ordering::Relaxed) {
                 return Err(Failure::new(Outcome::Failed, "interrupted; nothing was left behind"));
             }
             select! {
-                recv(arrivals) -> arrival => match arrival {
-                    Ok(Arrival::Packets(batch)) => self.handle_batch(batch)?,
+                recv(reception.arrivals) -> arrival => match arrival {
+                    Ok(Arrival::Packets(batch)) => {
+                        self.handle_batch(&batch)?;
+                        reception.give_back(batch);
+                    }
                     Ok(Arrival::Failed(e)) => {
                         return Err(Failure::new(Outcome::Failed, format!("receiving failed: {e}")));
                     }
@@ -207,14 +195,17 @@ impl<'a> Engine<'a> {
                 self.look_around()?;
             }
         }
-        let failed = || Failure::new(Outcome::Failed, "complete without a manifest");
-        let manifest = self.manifest.take().ok_or_else(failed)?;
-        let work = self.work.take().ok_or_else(failed)?;
-        self.jobs = None;
-        Ok((work.finish(manifest.size)?, manifest))
+        self.manifest.take().ok_or_else(|| Failure::new(Outcome::Failed, "complete without a manifest"))
     }
 
-    fn handle_batch(&mut self, batch: Batch) -> Result<(), Failure> {
+    /// Gives the complete object its name.
+    fn finish(&mut self, manifest: &Manifest) -> Result<PathBuf, Failure> {
+        self.jobs = None;
+        let work = self.work.take();
+        work.ok_or_else(|| Failure::new(Outcome::Failed, "complete without a file"))?.finish(manifest.size)
+    }
+
+    fn handle_batch(&mut self, batch: &Batch) -> Result<(), Failure> {
         let now = self.began.elapsed().as_nanos() as u64;
         tracing::trace!(packets = batch.packets().count(), "batch");
         for (bytes, source) in batch.packets() {
@@ -225,9 +216,6 @@ impl<'a> Engine<'a> {
             work.flush()?;
         }
         self.overflowed[batch.subscription] = batch.overflowed;
-        let index = batch.subscription;
-        // There is always room: a batch came from there.
-        let _ = self.returns[index].send(batch);
         Ok(())
     }
 
@@ -328,10 +316,10 @@ impl<'a> Engine<'a> {
     }
 
     fn channel(&mut self, source: Ipv6Addr, subscription: usize) -> ChannelId {
-        let key = (source, subscription);
-        let index = self.channels.iter().position(|known| *known == key).unwrap_or_else(|| {
+        let known = self.channels.iter().position(|(s, g, _)| (*s, *g) == (source, subscription));
+        let index = known.unwrap_or_else(|| {
             if self.channels.len() < MAX_CHANNELS {
-                self.channels.push(key);
+                self.channels.push((source, subscription, self.began.elapsed()));
             }
             self.channels.len() - 1
         });
@@ -345,12 +333,13 @@ impl<'a> Engine<'a> {
         Standing { symbols, needed, counters: self.receiver.counters(), lost, overflowed }
     }
 
-    fn sources(&self) -> Vec<(String, String, carousel_proto::receiver::ChannelCount)> {
+    fn sources(&self) -> Vec<Heard> {
         self.channels
             .iter()
             .zip(self.receiver.channel_counts())
-            .map(|((source, subscription), count)| {
-                (source.to_string(), self.arguments.group[*subscription].to_string(), count)
+            .map(|(&(source, subscription, first_packet), count)| {
+                let group = self.arguments.group[subscription];
+                Heard { source, group, first_packet, count }
             })
             .collect()
     }

@@ -17,25 +17,47 @@ pub enum Arrival {
     Failed(io::Error),
 }
 
-/// Where batches go back to; index by [`Batch::subscription`].
-pub type Returns = Vec<Sender<Batch>>;
+/// The receiving threads of one transfer. Dropping it leaves every group, without waiting for the threads to end.
+pub struct Reception {
+    /// What arrives.
+    pub arrivals: Receiver<Arrival>,
+    /// Where batches go back to; index by [`Batch::subscription`].
+    returns: Vec<Sender<Batch>>,
+    stop: Arc<AtomicBool>,
+}
 
-/// Starts a thread per subscription. The threads end when `stop` is set or nobody listens any more.
-pub fn start(subscriptions: Vec<Subscription>, stop: &Arc<AtomicBool>) -> (Receiver<Arrival>, Returns) {
-    let (arrivals, queue) = bounded(BATCHES * subscriptions.len().max(1));
-    let mut returns = Vec::new();
-    for (index, subscription) in subscriptions.into_iter().enumerate() {
-        let (give_back, empty) = bounded(BATCHES);
-        for _ in 0..BATCHES {
-            let mut batch = Batch::new();
-            batch.subscription = index;
-            let _ = give_back.send(batch);
+impl Reception {
+    /// Starts a thread per subscription.
+    pub fn start(subscriptions: Vec<Subscription>) -> Self {
+        let (arrived, arrivals) = bounded(BATCHES * subscriptions.len().max(1));
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut returns = Vec::new();
+        for (index, subscription) in subscriptions.into_iter().enumerate() {
+            let (give_back, empty) = bounded(BATCHES);
+            for _ in 0..BATCHES {
+                let mut batch = Batch::new();
+                batch.subscription = index;
+                let _ = give_back.send(batch);
+            }
+            returns.push(give_back);
+            let (arrived, stop) = (arrived.clone(), Arc::clone(&stop));
+            std::thread::spawn(move || receive(&subscription, &empty, &arrived, &stop));
         }
-        returns.push(give_back);
-        let (arrivals, stop) = (arrivals.clone(), Arc::clone(stop));
-        std::thread::spawn(move || receive(&subscription, &empty, &arrivals, &stop));
+        Self { arrivals, returns, stop }
     }
-    (queue, returns)
+
+    /// Hands an empty batch back to its thread.
+    pub fn give_back(&self, batch: Batch) {
+        // There is always room: the batch came from there.
+        let _ = self.returns[batch.subscription].send(batch);
+    }
+}
+
+impl Drop for Reception {
+    fn drop(&mut self) {
+        // A thread that waits for an empty batch is woken by `returns` going away.
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }
 
 fn receive(

@@ -6,6 +6,7 @@ use carousel_proto::units::{show_rate, show_seconds, show_size};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
+use std::net::Ipv6Addr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,15 @@ pub struct Standing {
     pub lost: u64,
     /// Of the lost ones, those that this host dropped because the receive buffer was full.
     pub overflowed: u64,
+}
+
+/// A source that was heard in a group.
+pub struct Heard {
+    pub source: Ipv6Addr,
+    pub group: Ipv6Addr,
+    /// From the join to its first packet: what the network took to set the path up, or how long it was silent.
+    pub first_packet: Duration,
+    pub count: ChannelCount,
 }
 
 /// Tells of one transfer.
@@ -147,13 +157,7 @@ impl Report {
     }
 
     /// The object has its name.
-    pub fn done(
-        &self,
-        manifest: &Manifest,
-        path: &Path,
-        standing: &Standing,
-        sources: &[(String, String, ChannelCount)],
-    ) {
+    pub fn done(&self, manifest: &Manifest, path: &Path, standing: &Standing, sources: &[Heard]) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
@@ -162,9 +166,10 @@ impl Report {
         if self.json {
             let sources: Vec<Value> = sources
                 .iter()
-                .map(|(source, group, count)| {
-                    json!({"source": source, "group": group,
-                           "packets_received": count.received, "packets_lost": count.lost})
+                .map(|heard| {
+                    json!({"source": heard.source, "group": heard.group,
+                           "first_packet_seconds": heard.first_packet.as_secs_f64(),
+                           "packets_received": heard.count.received, "packets_lost": heard.count.lost})
                 })
                 .collect();
             emit(&json!({
@@ -172,7 +177,8 @@ impl Report {
                 "digest": hex(&manifest.digest), "seq": manifest.seq, "seconds": seconds,
                 "packets_received": c.received, "packets_lost": standing.lost,
                 "packets_duplicate": c.duplicate, "packets_rejected": c.rejected,
-                "packets_overflowed": standing.overflowed, "packets_unjudged": c.unjudged, "packets_foreign": c.foreign, "packets_unknown": c.unknown,
+                "packets_overflowed": standing.overflowed, "packets_unjudged": c.unjudged,
+                "packets_foreign": c.foreign, "packets_unknown": c.unknown,
                 "symbols_needed": standing.needed, "symbols_received": c.symbols,
                 "blocks_decoded": c.decoded, "blocks_refused": c.decode_failed,
                 "sources": sources, "tier": Value::Null,
