@@ -220,12 +220,16 @@ impl<'a> Engine<'a> {
     }
 
     fn handle_packet(&mut self, now: u64, channel: ChannelId, bytes: &[u8]) -> Result<(), Failure> {
-        if let Verdict::Store(place) = self.receiver.handle_packet(now, channel, bytes)
-            && let Some(work) = &mut self.work
-        {
-            work.store(place, &bytes[HEADER_LEN..])?;
-        }
+        let verdict = self.receiver.handle_packet(now, channel, bytes);
+        self.store(verdict, bytes)?;
         self.drain(now)
+    }
+
+    fn store(&mut self, verdict: Verdict, bytes: &[u8]) -> Result<(), Failure> {
+        match (verdict, &mut self.work) {
+            (Verdict::Store(place), Some(work)) => work.store(place, &bytes[HEADER_LEN..]),
+            _ => Ok(()),
+        }
     }
 
     fn handle_decoded(&mut self, decoded: Decoded) -> Result<(), Failure> {
@@ -240,7 +244,8 @@ impl<'a> Engine<'a> {
                 Output::Started(manifest) => {
                     self.start(manifest)?;
                     for (channel, bytes) in self.receiver.take_early().iter() {
-                        self.handle_packet(now, channel, bytes)?;
+                        let verdict = self.receiver.handle_early(now, channel, bytes);
+                        self.store(verdict, bytes)?;
                     }
                 }
                 Output::BlockReady(job) => {

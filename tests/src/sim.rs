@@ -687,10 +687,8 @@ impl Client {
     /// One datagram at `now`, in ns.
     pub fn handle_packet(&mut self, now: u64, channel: ChannelId, bytes: &[u8]) {
         self.packets += 1;
-        if let Verdict::Store(place) = self.receiver.handle_packet(now, channel, bytes) {
-            self.disk[place.offset as usize..][..place.len]
-                .copy_from_slice(&bytes[HEADER_LEN..][..place.len]);
-        }
+        let verdict = self.receiver.handle_packet(now, channel, bytes);
+        self.store(verdict, bytes);
         while self.jobs.front().is_some_and(|(due, _)| *due <= self.packets)
             && let Some((_, job)) = self.jobs.pop_front()
         {
@@ -705,12 +703,20 @@ impl Client {
                     self.disk = vec![0xee; geometry.size() as usize + spare];
                     self.geometry = Some(geometry);
                     for (channel, bytes) in self.receiver.take_early().iter() {
-                        self.handle_packet(now, channel, bytes);
+                        let verdict = self.receiver.handle_early(now, channel, bytes);
+                        self.store(verdict, bytes);
                     }
                 }
                 Output::BlockReady(job) => self.jobs.push_back((self.packets + DECODING, job)),
                 Output::Complete => self.complete = true,
             }
+        }
+    }
+
+    fn store(&mut self, verdict: Verdict, bytes: &[u8]) {
+        if let Verdict::Store(place) = verdict {
+            self.disk[place.offset as usize..][..place.len]
+                .copy_from_slice(&bytes[HEADER_LEN..][..place.len]);
         }
     }
 

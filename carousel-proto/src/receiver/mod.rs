@@ -146,16 +146,23 @@ impl Receiver {
     /// One datagram, at `now` (ns on any clock that does not go back).
     pub fn handle_packet(&mut self, now: u64, channel: ChannelId, bytes: &[u8]) -> Verdict {
         self.counters.received += 1;
+        self.judge(now, channel, bytes)
+    }
+
+    /// A packet of [`Receiver::take_early`], which was counted when it came.
+    pub fn handle_early(&mut self, now: u64, channel: ChannelId, bytes: &[u8]) -> Verdict {
+        self.judge(now, channel, bytes)
+    }
+
+    fn judge(&mut self, now: u64, channel: ChannelId, bytes: &[u8]) -> Verdict {
         let Ok(packet) = Packet::parse(bytes) else {
             self.counters.unknown += 1;
             return Verdict::Nothing;
         };
         let Some(session) = &self.session else {
-            if packet.kind() == Kind::Manifest {
-                self.handle_first_manifest(now, &packet);
-            } else if self.early.push(channel, bytes) {
-                self.counters.received -= 1; // counted when it is fed in again
-            } else {
+            // An accepted manifest, too, is fed in again in its turn: its sequence number must not look lost.
+            let wanted = packet.kind() != Kind::Manifest || self.handle_first_manifest(now, &packet);
+            if wanted && !self.early.push(channel, bytes) {
                 self.counters.unjudged += 1;
             }
             return Verdict::Nothing;
@@ -236,10 +243,11 @@ impl Receiver {
         self.refusal.as_ref().filter(|_| self.session.is_none())
     }
 
-    fn handle_first_manifest(&mut self, now: u64, packet: &Packet<'_>) {
+    /// Whether a session begins with it.
+    fn handle_first_manifest(&mut self, now: u64, packet: &Packet<'_>) -> bool {
         let Ok(envelope) = Envelope::parse(packet.body()) else {
             self.counters.rejected += 1;
-            return;
+            return false;
         };
         // A manifest damaged on the way must not be believed: no other packet would ever fit it. The same
         // refused manifest comes again every second or so: no second look.
@@ -247,19 +255,18 @@ impl Receiver {
         let body = blake3::hash(&packet.body()[..envelope.len()]);
         if packet.instance() != instance_of(envelope.manifest) || self.refused_bodies.contains(&body) {
             self.counters.rejected += 1;
-            return;
+            return false;
         }
         // Signature checks are dear: a token bucket, so that a flood of manifests cannot buy CPU time.
         let earliest = now.saturating_sub(CHECK_BURST * CHECK_EVERY_NS);
         if self.checks_until > now {
             self.counters.unjudged += 1;
-            return;
+            return false;
         }
         self.checks_until = self.checks_until.max(earliest) + CHECK_EVERY_NS;
         match self.trust.check(&envelope, self.unix_time) {
             Ok(manifest) => match Session::new(&manifest, &envelope) {
                 Some(session) => {
-                    self.counters.control += 1;
                     let nothing_to_do = session.remaining == 0;
                     self.session = Some(session);
                     self.outputs.push_back(Output::Started(Box::new(manifest)));
@@ -278,6 +285,7 @@ impl Receiver {
                 self.refusal = Some(refusal);
             }
         }
+        self.session.is_some()
     }
 
     fn handle_hash_page(&mut self, packet: &Packet<'_>) -> Judgement {
@@ -537,6 +545,23 @@ mod tests {
             receiver.handle_packet(1_000_000, ChannelId(0), &manifest_packet(|_| ()));
             assert!(matches!(receiver.poll_output(), Some(Output::Started(_))));
         }
+    }
+
+    #[test]
+    fn what_comes_before_the_manifest_counts_once_and_so_does_the_manifest() {
+        let key = PublicKey::decode(KEY).unwrap();
+        let mut receiver = Receiver::new(Trust::Keys(vec![key]), 0);
+        let mut page = manifest_packet(|_| ());
+        page[1] = Kind::HashPage as u8;
+        receiver.handle_packet(0, ChannelId(0), &page);
+        assert_eq!(receiver.counters().received, 1, "so that nobody says that nothing arrived");
+        receiver.handle_packet(0, ChannelId(0), &manifest_packet(|_| ()));
+        let early = receiver.take_early();
+        early.iter().for_each(|(channel, bytes)| drop(receiver.handle_early(0, channel, bytes)));
+        let counters = receiver.counters();
+        assert_eq!((counters.received, counters.rejected, counters.control), (2, 1, 1));
+        let counted = receiver.channel_counts().next().map(|count| count.received);
+        assert_eq!(counted, Some(1), "the manifest; the page was wrong");
     }
 
     #[test]
