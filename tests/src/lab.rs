@@ -8,11 +8,15 @@
 
 mod counters;
 mod host;
+mod meter;
 mod process;
+mod switch;
 
 pub use counters::{Snmp6, Traffic, softnet_drops};
 pub use host::{Host, Loss, LossCount, Output};
+pub use meter::{Meter, Passed};
 pub use process::{Exit, Running, until};
+pub use switch::{Member, Switch};
 
 use std::fs::{self, File};
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};

@@ -10,3 +10,4 @@ pub mod lab;
 pub mod object;
 pub mod scene;
 pub mod sim;
+pub mod topology;

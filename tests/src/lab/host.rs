@@ -176,16 +176,21 @@ impl Host {
 
     /// What the loss rule of `interface` counted.
     pub fn loss_count(&self, interface: &str) -> LossCount {
-        let text = self.tool(&format!("nft -j list counters table netdev lab-{interface}"));
+        let count = self.counters(&format!("netdev lab-{interface}"));
+        LossCount { seen: count("seen"), lost: count("lost") }
+    }
+
+    /// Reads the named packet counters of an nftables table.
+    pub(super) fn counters(&self, table: &str) -> impl Fn(&str) -> u64 + use<> {
+        let text = self.tool(&format!("nft -j list counters table {table}"));
         let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-        let count = |name: &str| {
+        move |name| {
             let all = json["nftables"].as_array().into_iter().flatten();
             all.map(|entry| &entry["counter"])
                 .find(|counter| counter["name"] == name)
                 .and_then(|counter| counter["packets"].as_u64())
                 .unwrap_or_else(|| panic!("no counter {name} in {text}"))
-        };
-        LossCount { seen: count("seen"), lost: count("lost") }
+        }
     }
 
     /// Lets a kernel thread of its own receive on `interface`. On a plain veth the sender's system call also does

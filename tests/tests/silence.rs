@@ -1,0 +1,136 @@
+//! What nobody asked for goes nowhere: a snooping switch forwards the carousel to the ports that joined its source,
+//! and to no other, and stops when the last one has gone.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
+use carousel_tests::lab::{Host, Lab, Member, Meter, Running, Switch, until};
+use carousel_tests::scene::{self, GROUP, PACKET_BYTES, SOURCE};
+use carousel_tests::topology::Switched;
+use nix::sys::signal::Signal;
+use std::time::{Duration, Instant};
+
+const MIB: u64 = 1 << 20;
+const RATE: (&str, f64) = ("20M", 20e6);
+const LIMIT: Duration = Duration::from_secs(60);
+/// The switch asks a port that leaves twice, 100 ms apart, and the client may need 200 ms to end.
+const LEAVE: Duration = Duration::from_secs(1);
+
+#[test]
+fn nobody_joined_and_nothing_passes_the_switch() {
+    let Some(lab) = Lab::enter("nobody_joined_and_nothing_passes_the_switch") else { return };
+    let net = Switched::new(&lab);
+    let packed = scene::pack(lab.dir(), MIB, &[]);
+    let server = scene::serve(&net.s, &packed, RATE.0, &[]);
+    scene::wait_sending(&net.s, &server);
+    let meters = net.r.each_ref().map(|host| Meter::new(net.switch.host(), &net.switch.port(host)));
+    let first_port = Meter::new(net.switch.host(), &net.switch.port(&net.s));
+    let (began, before) = (Instant::now(), first_port.read().received);
+    std::thread::sleep(Duration::from_secs(3)); // what is measured: three seconds of sending
+    let sent = first_port.read().received - before;
+    let rate = sent as f64 * PACKET_BYTES * 8.0 / began.elapsed().as_secs_f64();
+    let passed = meters.map(|meter| meter.read().sent);
+    println!("| nobody joined | {sent} packets sent, {:.2} Mbit/s | {passed:?} passed |", rate / 1e6);
+    assert!((rate / RATE.1 - 1.0).abs() < 0.02, "the server sends at {rate} bit/s");
+    assert_eq!(passed, [0; 4], "data packets left the switch unasked");
+}
+
+#[test]
+fn only_ports_that_joined_the_source_get_it() {
+    let Some(lab) = Lab::enter("only_ports_that_joined_the_source_get_it") else { return };
+    let net = Switched::new(&lab);
+    let packed = scene::pack(lab.dir(), 4 * MIB, &[]);
+    let server = scene::serve(&net.s, &packed, RATE.0, &[]);
+    scene::wait_sending(&net.s, &server);
+    let meters = net.r.each_ref().map(|host| Meter::new(net.switch.host(), &net.switch.port(host)));
+
+    let (out, elsewhere) = (lab.file("got"), "fd00:6::99");
+    let idle = scene::get(&net.r[2], &[elsewhere], &packed, &lab.file("nothing"), &["--timeout", "4s"]);
+    scene::wait_joined(&net.r[2]);
+    let client = scene::get(&net.r[0], &[SOURCE], &packed, &out, &[]);
+    scene::wait_joined(&net.r[0]);
+    let joined = |host: &Host, source: &str| {
+        let (group, source) = (GROUP.parse().unwrap(), Some(source.parse().unwrap()));
+        net.switch.members().contains(&Member { port: net.switch.port(host), group, source })
+    };
+    until("the switch to know both joins", LIMIT, || {
+        joined(&net.r[0], SOURCE) && joined(&net.r[2], elsewhere)
+    });
+    let got = scene::arrive(&client, &packed, &out, LIMIT);
+    got.row("one of four joined", "");
+    assert_eq!(idle.finish(LIMIT).code(), 5, "the wrong source: {idle}");
+    let passed = meters.map(|meter| meter.read().sent);
+    println!("| packets to the ports: joined, idle, wrong source, idle | {passed:?} |");
+    assert!(passed[0] >= got.done.packets_received, "{passed:?}");
+    assert_eq!(passed[1..], [0; 3], "data packets at ports that did not join their source");
+}
+
+/// Milliseconds from an act until the data stream at a receiver's port has ended.
+fn silence_after(switch: &Switch, host: &Host, act: impl FnOnce()) -> Duration {
+    let port = switch.port(host);
+    let count = || switch.host().traffic(&port).tx_packets;
+    let began = Instant::now();
+    act();
+    // A quarter of the stream's packets within a moment: more than the queries that a leave provokes.
+    let (moment, few) = (Duration::from_millis(20), 10);
+    let mut last = Duration::ZERO;
+    let mut window = (Instant::now(), count());
+    until("the stream to end", LIMIT, || {
+        if window.0.elapsed() >= moment {
+            let now = count();
+            if now - window.1 >= few {
+                last = began.elapsed();
+            }
+            window = (Instant::now(), now);
+        }
+        began.elapsed() > last + 3 * LEAVE
+    });
+    last
+}
+
+#[test]
+fn traffic_stops_when_the_last_client_has_gone() {
+    let Some(lab) = Lab::enter("traffic_stops_when_the_last_client_has_gone") else { return };
+    let net = Switched::new(&lab);
+    let packed = scene::pack(lab.dir(), 64 * MIB, &[]);
+    let server = scene::serve(&net.s, &packed, RATE.0, &[]);
+    scene::wait_sending(&net.s, &server);
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let client = scene::get(&net.r[0], &[SOURCE], &packed, &lab.file("got"), &[]);
+        scene::wait_received(&net.r[0], &client, MIB, LIMIT);
+        let after = silence_after(&net.switch, &net.r[0], || client.kill(signal));
+        println!("| client ended by {signal} | last packet after {} ms |", after.as_millis());
+        assert!(after <= LEAVE, "{signal}: the stream went on for {after:?}");
+    }
+}
+
+#[test]
+fn a_client_that_is_done_leaves_before_its_hook_runs() {
+    let Some(lab) = Lab::enter("a_client_that_is_done_leaves_before_its_hook_runs") else { return };
+    let net = Switched::new(&lab);
+    let packed = scene::pack(lab.dir(), 2 * MIB, &[]);
+    let server = scene::serve(&net.s, &packed, RATE.0, &[]);
+    scene::wait_sending(&net.s, &server);
+    let out = lab.file("got");
+    let client = scene::get(&net.r[0], &[SOURCE], &packed, &out, &["--on-complete", "sleep 8"]);
+    until("the file", LIMIT, || out.exists() || !client.is_alive());
+    let after = silence_after(&net.switch, &net.r[0], || ());
+    println!("| client complete, its hook runs | last packet after {} ms |", after.as_millis());
+    assert!(client.is_alive(), "its hook should still run: {client}");
+    assert!(after <= LEAVE, "the stream went on for {after:?}");
+    scene::arrive(&client, &packed, &out, LIMIT);
+}
+
+#[test]
+fn one_client_leaves_and_the_others_lose_nothing() {
+    let Some(lab) = Lab::enter("one_client_leaves_and_the_others_lose_nothing") else { return };
+    let net = Switched::new(&lab);
+    let packed = scene::pack(lab.dir(), 8 * MIB, &[]);
+    let server = scene::serve(&net.s, &packed, RATE.0, &[]);
+    scene::wait_sending(&net.s, &server);
+    let start = |n: usize| scene::get(&net.r[n], &[SOURCE], &packed, &lab.file(&format!("got{n}")), &[]);
+    let (leaver, stayer): (Running, Running) = (start(0), start(1));
+    scene::wait_received(&net.r[1], &stayer, packed.size / 4, LIMIT);
+    leaver.kill(Signal::SIGKILL);
+    let got = scene::arrive(&stayer, &packed, &lab.file("got1"), LIMIT);
+    got.row("another client left", &format!("{} lost", got.done.packets_lost));
+    assert_eq!(got.done.packets_lost, 0, "{stayer}");
+}
