@@ -138,8 +138,9 @@ struct Engine<'a> {
     /// The (source, subscription) pairs seen, and when first; the index is the [`ChannelId`].
     channels: Vec<(Ipv6Addr, usize, Duration)>,
     began: Instant,
-    /// When the object last grew, and its symbols then.
-    grown: (Instant, u64),
+    /// How long the object has not grown, and its symbols when it last did. Time in which this program did not run,
+    /// stopped by a signal or a debugger, is nobody's silence.
+    stalled: (Duration, u64),
     refusal_said: bool,
     overflowed: Vec<u32>,
     complete: bool,
@@ -158,7 +159,7 @@ impl<'a> Engine<'a> {
             decoded: never(),
             channels: Vec::new(),
             began: Instant::now(),
-            grown: (Instant::now(), 0),
+            stalled: (Duration::ZERO, 0),
             refusal_said: false,
             overflowed: vec![0; arguments.group.len()],
             complete: false,
@@ -190,9 +191,10 @@ impl<'a> Engine<'a> {
                 },
                 default(TICK) => {}
             }
-            if looked.elapsed() >= TICK {
+            let since = looked.elapsed();
+            if since >= TICK {
                 looked = Instant::now();
-                self.look_around()?;
+                self.look_around(since)?;
             }
         }
         self.manifest.take().ok_or_else(|| Failure::new(Outcome::Failed, "complete without a manifest"))
@@ -273,18 +275,19 @@ impl<'a> Engine<'a> {
         work.reserve(&geometry)?;
         let (jobs, decoded) = decode::start(&work.file(), &path, geometry, self.arguments.threads);
         self.report.started(&manifest, IP_UDP_LEN + HEADER_LEN + geometry.symbol_len());
-        self.grown = (Instant::now(), 0);
+        self.stalled = (Duration::ZERO, 0);
         (self.jobs, self.decoded) = (Some(jobs), decoded);
         (self.work, self.manifest) = (Some(work), Some(manifest));
         Ok(())
     }
 
     /// Ten times a second: progress, time-out.
-    fn look_around(&mut self) -> Result<(), Failure> {
+    fn look_around(&mut self, since: Duration) -> Result<(), Failure> {
         let standing = self.standing();
         self.report.progress(&standing);
-        if standing.symbols > self.grown.1 {
-            self.grown = (Instant::now(), standing.symbols);
+        self.stalled.0 += since.min(TICK * 10);
+        if standing.symbols > self.stalled.1 {
+            self.stalled = (Duration::ZERO, standing.symbols);
         }
         if let Some(refusal) = self.receiver.refusal().filter(|_| !self.refusal_said) {
             // No packet may end the program: the genuine manifest may be still to come.
@@ -292,7 +295,7 @@ impl<'a> Engine<'a> {
             self.refusal_said = true;
         }
         let timeout = Duration::from_millis(self.arguments.timeout);
-        let timed_out = !timeout.is_zero() && self.grown.0.elapsed() >= timeout;
+        let timed_out = !timeout.is_zero() && self.stalled.0 >= timeout;
         if timed_out && let Some(refusal) = self.receiver.refusal() {
             let outcome = match refusal {
                 TrustError::Expired { .. } => Outcome::Stale,
