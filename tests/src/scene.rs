@@ -136,11 +136,16 @@ pub fn pack_line(packed: &Packed, more: &[&str]) -> Vec<OsString> {
 
 /// Starts a server on `eth0` of a host.
 pub fn serve(host: &Host, packed: &Packed, rate: &str, more: &[&str]) -> Running {
+    host.spawn(&serve_line(packed, rate, more))
+}
+
+/// The command line of a server.
+pub fn serve_line(packed: &Packed, rate: &str, more: &[&str]) -> Vec<OsString> {
     let port = PORT.to_string();
     let mut line = args(&[&bins::server(), &"run", &packed.bundle, &"--group", &GROUP, &"--port", &port]);
     line.extend(args(&[&"--interface", &"eth0", &"--rate", &rate]));
     line.extend(more.iter().map(OsString::from));
-    host.spawn(&line)
+    line
 }
 
 /// Waits until a host has sent ten data packets' worth of bytes from now on.

@@ -1,10 +1,13 @@
-//! What a network does to a server that only sends: it goes away, shrinks, and complains. The server goes on.
+//! What a network, a machine and their people do to a transfer: links go away, shrink and complain, queriers change,
+//! addresses too, servers die and come back, clocks are wrong, clients are stopped. It goes on, and ends exact.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 use carousel_tests::forgery::{self, Channel, Complaint};
-use carousel_tests::lab::{Host, Lab};
-use carousel_tests::scene::{self, CLIENT, GROUP, PORT, SOURCE};
-use std::time::Duration;
+use carousel_tests::lab::{self, Host, Lab, Meter, until};
+use carousel_tests::scene::{self, CLIENT, GROUP, PORT, SOURCE, SOURCE_2};
+use carousel_tests::topology::Switched;
+use nix::sys::signal::Signal;
+use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
 /// `20M`, and the same as a number.
@@ -125,4 +128,146 @@ fn forged_port_unreachable_does_not_stop_the_server() {
 #[test]
 fn forged_packet_too_big_does_not_shrink_the_packets() {
     complained_about("forged_packet_too_big_does_not_shrink_the_packets", Complaint::PacketTooBig(1280));
+}
+
+/// The moment of a server's death is not the moment to begin again: the position follows from the clock alone.
+#[test]
+fn a_restarted_server_goes_on_where_the_clock_says() {
+    let Some(lab) = Lab::enter("a_restarted_server_goes_on_where_the_clock_says") else { return };
+    let (s, c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), 8 * MIB, &[]);
+    let server = scene::serve(&s, &packed, RATE.0, &[]);
+    scene::wait_sending(&s, &server);
+    let out = lab.file("got");
+    let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
+    scene::wait_received(&c, &client, packed.size / 2, LIMIT);
+    server.kill(Signal::SIGKILL);
+    server.finish(LIMIT);
+    let server = scene::serve(&s, &packed, RATE.0, &[]);
+    let got = scene::arrive(&client, &packed, &out, LIMIT);
+    // One that began at the start of its cycle would send the first half again.
+    let duplicate = got.done.packets_duplicate as f64 / got.done.symbols_needed as f64;
+    got.row("server killed and restarted", &format!("{:.1} % of the packets twice", duplicate * 100.0));
+    assert!(server.is_alive(), "{server}");
+    assert!(duplicate <= 0.10, "{got:?}");
+    assert!(got.over_ideal(RATE.1, 0.0) <= 1.2, "{got:?}");
+}
+
+/// Phases keep servers apart only if their clocks agree. Where they do not, nothing is gained, and nothing lost.
+#[test]
+fn a_server_whose_clock_is_wrong_by_an_hour_does_no_harm() {
+    let test = "a_server_whose_clock_is_wrong_by_an_hour_does_no_harm";
+    if !lab::have("faketime") {
+        return lab::skip(test, "the program faketime is missing");
+    }
+    let Some(lab) = Lab::enter(test) else { return };
+    let (right, wrong, c) = (lab.host("right"), lab.host("wrong"), lab.host("c"));
+    let addresses = [SOURCE, SOURCE_2, CLIENT].map(|a| format!("{a}/64"));
+    let _switch = lab.lan(&[(&right, &addresses[0]), (&wrong, &addresses[1]), (&c, &addresses[2])], 1280);
+    let packed = scene::pack(lab.dir(), 8 * MIB, &[]);
+    let server = scene::serve(&right, &packed, RATE.0, &["--phase", "0"]);
+    let mut line = scene::args(&[&"faketime", &"-f", &"+1h"]);
+    line.extend(scene::serve_line(&packed, RATE.0, &["--phase", "1"]));
+    let late = wrong.spawn(&line);
+    scene::wait_sending(&right, &server);
+    scene::wait_sending(&wrong, &late);
+    let out = lab.file("got");
+    let client = scene::get(&c, &[SOURCE, SOURCE_2], &packed, &out, &[]);
+    let got = scene::arrive(&client, &packed, &out, LIMIT);
+    let ratio = got.over_ideal(RATE.1, 0.0);
+    got.row("clock of one server wrong by an hour", &format!("{ratio:.3} of one server's time"));
+    assert_eq!(got.done.packets_rejected, 0, "{got:?}");
+    // Between one half, where the phases happen to lie well, and one, where they coincide.
+    assert!(ratio <= 1.1, "{got:?}");
+}
+
+#[test]
+fn a_client_stopped_for_half_a_minute_goes_on() {
+    let Some(lab) = Lab::enter("a_client_stopped_for_half_a_minute_goes_on") else { return };
+    let (s, c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), 8 * MIB, &[]);
+    let server = scene::serve(&s, &packed, RATE.0, &[]);
+    scene::wait_sending(&s, &server);
+    let out = lab.file("got");
+    let client = scene::get(&c, &[SOURCE], &packed, &out, &["--timeout", "5s"]);
+    scene::wait_received(&c, &client, packed.size / 3, LIMIT);
+    client.kill(Signal::SIGSTOP);
+    std::thread::sleep(Duration::from_secs(30)); // the length of the stop
+    client.kill(Signal::SIGCONT);
+    let got = scene::arrive(&client, &packed, &out, LIMIT);
+    let more = got.exit.seconds - 30.0;
+    got.row("client stopped for 30 s", &format!("{more:.2} s beside the stop"));
+    // What fitted into the receive buffer is used, and the rest of the cycle is no worse than any other.
+    assert!(more <= 1.5 * packed.size as f64 * 8.0 / RATE.1 + 1.0, "{got:?}");
+}
+
+#[test]
+fn a_client_keeps_receiving_when_its_addresses_change() {
+    let Some(lab) = Lab::enter("a_client_keeps_receiving_when_its_addresses_change") else { return };
+    let net = Switched::new(&lab);
+    let packed = scene::pack(lab.dir(), 12 * MIB, &[]);
+    let server = scene::serve(&net.s, &packed, RATE.0, &[]);
+    scene::wait_sending(&net.s, &server);
+    let r = &net.r[0];
+    let out = lab.file("got");
+    let client = scene::get(r, &[SOURCE], &packed, &out, &[]);
+    scene::wait_received(r, &client, packed.size / 4, LIMIT);
+    // The link-local address is the one that MLD reports come from.
+    r.ip("addr flush dev eth0 scope global");
+    r.ip("addr add fd00:6::77/64 dev eth0 nodad");
+    r.ip("addr add fe80::77/64 dev eth0 nodad");
+    for line in r.ip("-o addr show dev eth0 scope link").lines() {
+        let old =
+            line.split_ascii_whitespace().find(|word| word.starts_with("fe80::") && *word != "fe80::77/64");
+        old.iter().for_each(|old| drop(r.ip(&format!("addr del {old} dev eth0"))));
+    }
+    net.switch.query(); // the next query would come in ten seconds: the answer must come from the new address
+    let got = scene::arrive(&client, &packed, &out, LIMIT);
+    got.row("client's addresses changed", &format!("{} lost", got.done.packets_lost));
+    assert_eq!(got.done.packets_lost, 0, "{got:?}");
+}
+
+/// The querier goes, another one takes over, and the stream neither stops nor spreads.
+#[test]
+fn the_querier_changes_in_the_middle_of_a_transfer() {
+    let Some(lab) = Lab::enter("the_querier_changes_in_the_middle_of_a_transfer") else { return };
+    let net = Switched::new(&lab);
+    let second = lab.switch("sw2", 1280);
+    second.connect(&net.switch);
+    let far = lab.host("far");
+    second.plug(&far, "eth0", "fd00:6::20/64");
+    second.ready(&[(&far, "fd00:6::20/64")]);
+    let packed = scene::pack(lab.dir(), 32 * MIB, &[]);
+    let server = scene::serve(&net.s, &packed, RATE.0, &[]);
+    scene::wait_sending(&net.s, &server);
+    let get = |host: &Host| scene::get(host, &[SOURCE], &packed, &lab.file(host.name()), &[]);
+    let clients = [(&net.r[0], get(&net.r[0])), (&far, get(&far))];
+    scene::wait_received(&far, &clients[1].1, packed.size / 4, LIMIT);
+    let others = net.r[1..].iter().map(|host| Meter::new(net.switch.host(), &net.switch.port(host)));
+    let others: Vec<Meter> = others.collect();
+    let queries = || far.snmp6().get("Icmp6InGroupMembQueries");
+    if second.address() < net.switch.address() {
+        second.silence()
+    } else {
+        net.switch.silence()
+    }
+    let (began, before) = (Instant::now(), queries());
+    until("the other switch to take over", LIMIT, || queries() > before);
+    // A switch floods while it knows of no querier, and for the time of an answer after it has heard one.
+    let flooded = || others.iter().map(|meter| meter.read().sent).collect::<Vec<_>>();
+    let mut seen = flooded();
+    until("the flooding to end", LIMIT, || {
+        std::thread::sleep(Duration::from_millis(100)); // two hundred packets' time
+        let before = std::mem::replace(&mut seen, flooded());
+        before == seen
+    });
+    println!("| the other switch queries after | {:.1} s |", began.elapsed().as_secs_f64());
+    assert!(clients.iter().all(|(_, client)| client.is_alive()), "a transfer ended before the change");
+    for (host, client) in &clients {
+        let got = scene::arrive(client, &packed, &lab.file(host.name()), LIMIT);
+        got.row(&format!("querier changed, {}", host.name()), &format!("{} lost", got.done.packets_lost));
+        assert_eq!(got.done.packets_lost, 0, "{got:?}");
+    }
+    println!("| querier changed: packets to ports that did not join, until the new one ruled | {seen:?} |");
+    assert_eq!(flooded(), seen, "the switch floods again");
 }

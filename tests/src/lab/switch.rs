@@ -32,15 +32,16 @@ pub struct Member {
 }
 
 impl Lab {
-    /// A switch without ports that will be the querier of its Ethernet. Its timers are a tenth of the usual ones.
+    /// A switch without ports that will be the querier of its Ethernet. Its timers are a sixtieth of the usual ones.
     pub fn switch(&self, name: &str, mtu: u32) -> Switch {
         let host = self.host(name);
-        // Times in hundredths of a second: queries every 10 s, answered within 0.2 s, forgotten after 21 s; a port
-        // that leaves is asked twice in 0.2 s whether anybody is left.
+        // Times in hundredths of a second: queries every 2 s, answered within 0.2 s; members and queriers that were
+        // not heard twice are forgotten; a port that leaves is asked twice in 0.2 s whether anybody is left.
         host.ip(&format!(
             "link add br0 mtu {mtu} type bridge forward_delay 0 mcast_snooping 1 mcast_querier 1 \
-             mcast_mld_version 2 mcast_startup_query_interval 100 mcast_query_interval 1000 \
-             mcast_query_response_interval 20 mcast_membership_interval 2100 mcast_last_member_interval 10"
+             mcast_mld_version 2 mcast_startup_query_interval 50 mcast_query_interval 200 \
+             mcast_query_response_interval 20 mcast_membership_interval 420 mcast_querier_interval 410 \
+             mcast_last_member_interval 10"
         ));
         host.ip("link set br0 up");
         Switch { host, mtu }
@@ -58,6 +59,13 @@ impl Switch {
         cable(host, interface, &self.host, &self.port(host), self.mtu);
         address(host, interface, addr);
         self.adopt(&self.port(host));
+    }
+
+    /// Connects two switches: both then are one Ethernet, and one of them is its querier.
+    pub fn connect(&self, other: &Self) {
+        cable(&self.host, &self.port(&other.host), &other.host, &other.port(&self.host), self.mtu);
+        self.adopt(&self.port(&other.host));
+        other.adopt(&other.port(&self.host));
     }
 
     /// Makes an interface of the switch's host a port.
@@ -102,12 +110,21 @@ impl Switch {
         });
     }
 
+    /// The link-local address that its queries come from. Of two queriers the one with the lower address goes on.
+    pub fn address(&self) -> Ipv6Addr {
+        let mut address = None;
+        until("the switch's link-local address", Duration::from_secs(5), || {
+            let line = self.host.ip("-o addr show dev br0 scope link -tentative");
+            let word = line.split_ascii_whitespace().find(|word| word.starts_with("fe80::"));
+            address = word.and_then(|word| word.split('/').next()?.parse().ok());
+            address.is_some()
+        });
+        address.unwrap_or_else(|| panic!("switch {} has no address", self.host.name()))
+    }
+
     /// Becomes the querier, by asking at once.
     pub fn query(&self) {
-        until("the switch's link-local address", Duration::from_secs(5), || {
-            let addresses = self.host.ip("addr show dev br0 scope link");
-            addresses.contains("inet6 fe80") && !addresses.contains("tentative")
-        });
+        self.address();
         self.silence();
         self.host.ip("link set br0 type bridge mcast_querier 1");
     }
