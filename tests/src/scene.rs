@@ -69,6 +69,17 @@ pub struct Done {
     pub symbols_needed: u64,
     /// Symbols that arrived.
     pub symbols_received: u64,
+    /// Who sent something to the group; with `--source` nobody else can.
+    pub sources: Vec<Source>,
+}
+
+/// One of `get --json`'s sources.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Source {
+    /// Its address.
+    pub source: String,
+    /// Packets that came from it, were of our bundle by their headers, and could not be proven wrong.
+    pub packets_received: u64,
 }
 
 /// A get that ended well.
