@@ -7,12 +7,14 @@
 //! failure: a green run must not mean "nothing was tried".
 
 mod counters;
+mod deaf;
 mod host;
 mod meter;
 mod process;
 mod switch;
 
 pub use counters::{Snmp6, Traffic, softnet_drops};
+pub use deaf::deafen;
 pub use host::{Host, Loss, LossCount, Output};
 pub use meter::{Meter, Passed};
 pub use process::{Exit, Running, until};
