@@ -186,8 +186,10 @@ impl Report {
         }
         if !self.quiet {
             if standing.overflowed > 0 {
+                // The kernel's count is of both, and of nothing else.
                 eprintln!(
-                    "{} packets were lost in this host's own receive buffer; --rcvbuf enlarges it",
+                    "{} packets were dropped in this host before they could be read: its receive buffer was full \
+                     (--rcvbuf enlarges it), or they were damaged on the way",
                     standing.overflowed
                 );
             }
