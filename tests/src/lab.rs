@@ -12,6 +12,7 @@ mod host;
 mod meter;
 mod process;
 mod switch;
+mod wire;
 
 pub use counters::{Snmp6, Traffic, softnet_drops};
 pub use deaf::deafen;
@@ -19,13 +20,14 @@ pub use host::{Host, Loss, LossCount, Output};
 pub use meter::{Meter, Passed};
 pub use process::{Exit, Running, until};
 pub use switch::{Member, Switch};
+pub use wire::{Flip, Impairment, Wire, WireCounts, WireLoss};
 
 use std::fs::{self, File};
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -65,6 +67,16 @@ impl Lab {
         Some(Self { name: name.to_owned(), dir, _alive: alive, serial: Arc::default(), _turn: turn })
     }
 
+    /// The same for tests that need a `Wire`.
+    pub fn enter_with_wires(name: &str) -> Option<Self> {
+        let lab = Self::enter(name)?;
+        if let Some(why) = wire::obstacle() {
+            skip(name, &why);
+            return None;
+        }
+        Some(lab)
+    }
+
     /// The name given on entry.
     pub fn name(&self) -> &str {
         &self.name
@@ -93,6 +105,32 @@ impl Lab {
         address(b, if_b, addr_b);
         reach(a, addr_a, b, addr_b);
         reach(b, addr_b, a, addr_a);
+    }
+
+    /// As `link`, but by a wire that can be bad from `a` to `b`.
+    #[allow(clippy::too_many_arguments)] // as above
+    pub fn wire(
+        &self,
+        a: &Host,
+        if_a: &str,
+        addr_a: &str,
+        b: &Host,
+        if_b: &str,
+        addr_b: &str,
+        mtu: u32,
+    ) -> Wire {
+        let wire = self.wire_between(a, if_a, b, if_b, mtu);
+        address(a, if_a, addr_a);
+        address(b, if_b, addr_b);
+        reach(a, addr_a, b, addr_b);
+        reach(b, addr_b, a, addr_a);
+        wire
+    }
+
+    /// The wire and its two interfaces, up but without addresses: for a port of a switch.
+    pub fn wire_between(&self, a: &Host, if_a: &str, b: &Host, if_b: &str, mtu: u32) -> Wire {
+        let seed = self.serial.fetch_add(1, Ordering::Relaxed);
+        Wire::new((a, if_a), (b, if_b), mtu, u64::from(seed))
     }
 
     /// One Ethernet with a port for each host (`eth0`), through a switch that floods multicast. Returns the switch.
@@ -189,7 +227,9 @@ fn bare(addr: &str) -> Ipv6Addr {
 
 /// Why there can be no lab here. When a user namespace can help, this does not return.
 fn obstacle() -> Option<String> {
-    if let Some(tool) = ["ip", "nft", "ethtool", "unshare", "ss"].into_iter().find(|tool| !have(tool)) {
+    if let Some(tool) =
+        ["ip", "tc", "bridge", "nft", "ethtool", "unshare", "ss"].into_iter().find(|tool| !have(tool))
+    {
         return Some(format!("the program {tool} is missing"));
     }
     let allowed = |flags: &str| {

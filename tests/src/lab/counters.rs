@@ -16,6 +16,8 @@ pub struct Traffic {
     pub tx_packets: u64,
     /// Bytes sent, Ethernet headers included.
     pub tx_bytes: u64,
+    /// Packets the device could not send.
+    pub tx_dropped: u64,
 }
 
 /// A host's IPv6 and UDP counters (`/proc/net/snmp6`), by the kernel's names; a name it lacks reads as 0.
@@ -67,6 +69,7 @@ fn parse_traffic(text: &str, interface: &str) -> Option<Traffic> {
         rx_dropped: *n.get(3)?,
         tx_bytes: *n.get(8)?,
         tx_packets: *n.get(9)?,
+        tx_dropped: *n.get(11)?,
     })
 }
 
@@ -84,9 +87,10 @@ mod tests {
 
     #[test]
     fn interface_lines_are_found_by_whole_name() {
-        let text = "Inter-| Receive\n face |bytes\n  eth01: 9 9 9 9 9 9 9 9 9 9 9\n  eth0: 1 2 3 4 5 6 7 8 10 11 0 0 0 0 0 0\n";
+        let text = "Inter-| Receive\n face |bytes\n  eth01: 9 9 9 9 9 9 9 9 9 9 9 9\n  eth0: 1 2 3 4 5 6 7 8 10 11 0 13 0 0 0 0\n";
         let t = parse_traffic(text, "eth0").unwrap();
-        assert_eq!((t.rx_bytes, t.rx_packets, t.rx_dropped, t.tx_bytes, t.tx_packets), (1, 2, 4, 10, 11));
+        assert_eq!((t.rx_bytes, t.rx_packets, t.rx_dropped), (1, 2, 4));
+        assert_eq!((t.tx_bytes, t.tx_packets, t.tx_dropped), (10, 11, 13));
         assert!(parse_traffic(text, "eth1").is_none());
     }
 

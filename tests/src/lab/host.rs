@@ -193,6 +193,24 @@ impl Host {
         }
     }
 
+    /// Sends no more than this on `interface` from now on (Ethernet headers counted); what finds the queue full is
+    /// dropped, as in front of any slow link. The count starts at 0.
+    pub fn limit(&self, interface: &str, bits_per_second: u64, queue_bytes: u64) {
+        // A bucket of two packets keeps the spacing; the kernel's tick does not matter, it has finer timers.
+        let burst = 2 * 1600;
+        self.tool(&format!(
+            "tc qdisc replace dev {interface} root tbf rate {bits_per_second}bit burst {burst} limit {queue_bytes}"
+        ));
+    }
+
+    /// Packets that `limit` has dropped on `interface`.
+    pub fn limit_drops(&self, interface: &str) -> u64 {
+        let text = self.tool(&format!("tc -s -j qdisc show dev {interface} root"));
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let drops = json[0]["drops"].as_u64().filter(|_| json[0]["kind"] == "tbf");
+        drops.unwrap_or_else(|| panic!("host {}: {interface} has no limit: {text}", self.name))
+    }
+
     /// Lets a kernel thread of its own receive on `interface`. On a plain veth the sender's system call also does
     /// the receiver's work, and the sender's CPU time shows it.
     pub fn bill_apart(&self, interface: &str) {
