@@ -42,8 +42,9 @@ trap finish EXIT
 have() { command -v "$1" >/dev/null 2>&1; }
 
 # Program and the package that brings it.
-tools="ip:iproute2 ss:iproute2 tc:iproute2 bridge:iproute2 nft:nftables ethtool:ethtool strace:strace minisign:minisign mkfs.ext2:e2fsprogs
-       unshare:util-linux setpriv:util-linux mount:mount timeout:coreutils cc:build-essential"
+tools="ip:iproute2 ss:iproute2 tc:iproute2 bridge:iproute2 nft:nftables ethtool:ethtool strace:strace
+       minisign:minisign mkfs.ext2:e2fsprogs unshare:util-linux setpriv:util-linux mount:mount timeout:coreutils
+       cc:build-essential"
 
 missing_packages() {
   local tool

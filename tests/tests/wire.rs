@@ -239,28 +239,28 @@ fn flipped_bits_die_in_the_kernel_or_reach_the_application() {
 fn snooping_switch_learns_of_a_join_through_a_bad_wire() {
     let name = "snooping_switch_learns_of_a_join_through_a_bad_wire";
     let Some(lab) = Lab::enter_with_wires(name) else { return };
-    let (switch, s, c) = (lab.host("switch"), lab.host("s"), lab.host("c"));
+    let (switch, there, back) = (lab.host("switch"), lab.host("there"), lab.host("back"));
     switch
         .ip("link add br0 type bridge mcast_snooping 1 mcast_querier 1 mcast_mld_version 2 forward_delay 0");
-    let wires = [("to-s", &s, SOURCE), ("to-c", &c, CLIENT)].map(|(port, host, address)| {
-        let wire = lab.wire_between(&switch, port, host, "eth0", 1280);
-        switch.ip(&format!("link set {port} master br0"));
-        host.ip(&format!("addr add {address}/64 dev eth0 nodad"));
-        wire
-    });
     switch.ip("link set br0 up");
-    // Only the direction to the client is bad, and for UDP.
-    wires[1].set(Impairment { loss: WireLoss::EveryNth(1), ..Impairment::default() });
+    // Bad towards the receiver, as links are, and bad from it, where its reports go.
+    let wires = [
+        lab.wire_between(&switch, "to-there", &there, "eth0", 1280),
+        lab.wire_between(&back, "eth0", &switch, "to-back", 1280),
+    ];
     let packed = scene::unpacked(lab.dir(), 1);
-    let client = scene::get(&c, &[SOURCE], &packed, &lab.file("got"), &[]);
-    let learnt = || switch.tool("bridge -d mdb show");
-    until("the switch to learn (S,G)", Duration::from_secs(10), || {
-        assert!(client.is_alive(), "{client}");
-        learnt()
-            .lines()
-            .any(|line| line.contains("port to-c") && line.contains(&format!("grp {GROUP} src {SOURCE}")))
-    });
-    assert!(!learnt().contains(&format!("port to-s grp {GROUP}")), "{}", learnt());
+    for (host, wire) in [&there, &back].into_iter().zip(&wires) {
+        wire.set(Impairment { loss: WireLoss::EveryNth(1), ..Impairment::default() });
+        let name = host.name();
+        switch.ip(&format!("link set to-{name} master br0"));
+        host.ip(&format!("addr add {CLIENT}/64 dev eth0 nodad"));
+        let client = scene::get(host, &[SOURCE], &packed, &lab.file(name), &[]);
+        let learnt = format!("port to-{name} grp {GROUP} src {SOURCE}");
+        until(&format!("the switch to learn: {learnt}"), Duration::from_secs(10), || {
+            assert!(client.is_alive(), "{client}");
+            switch.tool("bridge -d mdb show").contains(&learnt)
+        });
+    }
 }
 
 #[test]
@@ -275,7 +275,8 @@ fn limited_link_carries_its_rate_and_drops_the_rest() {
     let last = arrivals.iter().map(|arrival| arrival.number).max().unwrap();
     let dropped = s.limit_drops("eth0");
     println!("{} arrived and {dropped} were dropped of 8000, {:?}", arrivals.len(), start.elapsed());
-    assert_eq!(arrivals.len() as u64 + dropped, 8000);
+    // A neighbour's question or an MLD report may have met the full queue too.
+    assert!((8000..8010).contains(&(arrivals.len() as u64 + dropped)));
     // Two seconds, and the queue after that: 20,000 bytes last 80 ms.
     let ideal = 2e6 * 2.08 / 8.0 / (SIZE + 62) as f64;
     assert!((0.9..1.05).contains(&(arrivals.len() as f64 / ideal)), "{} of {ideal}", arrivals.len());
@@ -283,4 +284,6 @@ fn limited_link_carries_its_rate_and_drops_the_rest() {
     // A full queue is what delays the packets.
     let longest = arrivals.iter().map(|arrival| arrival.after).max().unwrap();
     assert!(longest > Duration::from_millis(70), "{longest:?}");
+    s.limit("eth0", 1_000_000, 20_000);
+    assert_eq!(s.limit_drops("eth0"), 0);
 }

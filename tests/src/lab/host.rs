@@ -198,6 +198,8 @@ impl Host {
     pub fn limit(&self, interface: &str, bits_per_second: u64, queue_bytes: u64) {
         // A bucket of two packets keeps the spacing; the kernel's tick does not matter, it has finer timers.
         let burst = 2 * 1600;
+        // Another kind in between, or `replace` would keep the old counts.
+        self.tool(&format!("tc qdisc replace dev {interface} root pfifo"));
         self.tool(&format!(
             "tc qdisc replace dev {interface} root tbf rate {bits_per_second}bit burst {burst} limit {queue_bytes}"
         ));

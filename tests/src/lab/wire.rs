@@ -326,7 +326,7 @@ impl Fates {
 fn flip_payload_bit(datagram: &mut [u8], bit: usize, mend_checksum: bool) {
     let at = UDP + bit / 8;
     let mask = 0x80 >> (bit % 8);
-    let word = |byte: u8| if at % 2 == 0 { u16::from(byte) << 8 } else { u16::from(byte) };
+    let word = |byte: u8| if at.is_multiple_of(2) { u16::from(byte) << 8 } else { u16::from(byte) };
     let before = word(datagram[at]);
     datagram[at] ^= mask;
     if mend_checksum {
