@@ -70,8 +70,9 @@ fn links() -> Vec<(&'static str, Link, f64)> {
         ("reordered", Link::Bad(Impairment { delay_up_to: Duration::from_millis(100), ..good }), 1.06),
         ("5 % damaged", flip(false), 1.06),
         // More than the damaged packets: symbols whose hash page was damaged stay unproven, and one wrong symbol
-        // among them spoils the attempt to decode with all.
-        ("5 % damaged, checksum mended", flip(true), 1.10),
+        // among them spoils the attempt to decode with all. Then only proven ones count, and they are fewer by the
+        // same share once more: 1.08 is to be expected.
+        ("5 % damaged, checksum mended", flip(true), 1.12),
     ]
 }
 
