@@ -139,8 +139,10 @@ struct Engine<'a> {
     channels: Vec<(Ipv6Addr, usize, Duration)>,
     began: Instant,
     /// How long the object has not grown, and its symbols when it last did. Time in which this program did not run,
-    /// stopped by a signal or a debugger, is nobody's silence.
+    /// stopped by a signal or a debugger, is nobody's silence; nor is time for which the decoder has work.
     stalled: (Duration, u64),
+    /// Blocks at the decoder.
+    decoding: usize,
     refusal_said: bool,
     overflowed: Vec<u32>,
     complete: bool,
@@ -160,6 +162,7 @@ impl<'a> Engine<'a> {
             channels: Vec::new(),
             began: Instant::now(),
             stalled: (Duration::ZERO, 0),
+            decoding: 0,
             refusal_said: false,
             overflowed: vec![0; arguments.group.len()],
             complete: false,
@@ -235,6 +238,7 @@ impl<'a> Engine<'a> {
     }
 
     fn handle_decoded(&mut self, decoded: Decoded) -> Result<(), Failure> {
+        self.decoding -= 1;
         self.receiver.handle_decoded(decoded.job, decoded.matched, decoded.by_decoder);
         self.drain(self.began.elapsed().as_nanos() as u64)
     }
@@ -255,6 +259,7 @@ impl<'a> Engine<'a> {
                         work.flush()?; // the decoder reads the file
                     }
                     if let Some(jobs) = &self.jobs {
+                        self.decoding += 1;
                         let _ = jobs.send(job); // a decoder that has ended is noticed by its results
                     }
                 }
@@ -286,7 +291,7 @@ impl<'a> Engine<'a> {
         let standing = self.standing();
         self.report.progress(&standing);
         self.stalled.0 += since.min(TICK * 10);
-        if standing.symbols > self.stalled.1 {
+        if standing.symbols > self.stalled.1 || self.decoding > 0 {
             self.stalled = (Duration::ZERO, standing.symbols);
         }
         if let Some(refusal) = self.receiver.refusal().filter(|_| !self.refusal_said) {
