@@ -98,6 +98,12 @@ find_cargo() {
   cargo --version
 }
 
+# Real routers, for the tests that are about multicast routing.
+get_routers() {
+  tests/get-pim6d.sh "${CARGO_TARGET_DIR:-target}/lab-tools/frr" ||
+    { complain "no pim6d - tests that need routers are skipped" && [ "$ci" != true ]; }
+}
+
 # One test starts itself again as the user nobody, so root's build folder must not be behind a closed door.
 open_doors() {
   [ "$(id -u)" -eq 0 ] && have setpriv || return 0
@@ -218,6 +224,7 @@ summary() {
 step "tools" install_tools
 step "cargo" find_cargo
 open_doors
+step "routers" get_routers
 if [ $# -eq 0 ]; then
   step "format" cargo fmt --all --check
   # The profile of everything below, so that what both need is built once.
