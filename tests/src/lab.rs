@@ -11,6 +11,7 @@ mod deaf;
 mod host;
 mod meter;
 mod process;
+mod router;
 mod switch;
 mod wire;
 
@@ -19,6 +20,7 @@ pub use deaf::deafen;
 pub use host::{Host, Loss, LossCount, Output};
 pub use meter::{Meter, Passed};
 pub use process::{Exit, Running, until};
+pub use router::{Mroute, Role, Router, routers_missing};
 pub use switch::{Member, Switch};
 pub use wire::{Flip, Impairment, Wire, WireCounts, WireLoss};
 
@@ -205,7 +207,7 @@ fn address(host: &Host, interface: &str, addr: &str) {
 }
 
 /// Sends datagrams from one host to another until one arrives: addresses, carrier and neighbours are ready then.
-fn reach(from: &Host, from_addr: &str, to: &Host, to_addr: &str) {
+pub fn reach(from: &Host, from_addr: &str, to: &Host, to_addr: &str) {
     let (source, target) = (bare(from_addr), bare(to_addr));
     let bound = |host: &Host, addr: Ipv6Addr| {
         let socket = host.within(|| UdpSocket::bind(SocketAddr::from((addr, 0))));
