@@ -236,7 +236,8 @@ fn the_querier_changes_in_the_middle_of_a_transfer() {
     second.connect(&net.switch);
     let far = lab.host("far");
     second.plug(&far, "eth0", "fd00:6::20/64");
-    second.ready(&[(&far, "fd00:6::20/64")]);
+    second.query();
+    second.settle();
     let packed = scene::pack(lab.dir(), 32 * MIB, &[]);
     let server = scene::serve(&net.s, &packed, RATE.0, &[]);
     scene::wait_sending(&net.s, &server);

@@ -7,7 +7,8 @@
 
 use super::host::Host;
 use super::meter::Meter;
-use super::{Lab, address, cable, process::until, reach};
+use super::{Lab, address, cable, process::until};
+use serde_json::Value;
 use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::time::Duration;
 
@@ -84,19 +85,9 @@ impl Switch {
         self.host.tool(&format!("bridge link set dev {} mcast_router 2", self.port(host)));
     }
 
-    /// Waits until frames cross from one of these hosts to the others, and unasked multicast does not. Hosts with
-    /// their addresses, as they were plugged.
-    pub fn ready(&self, members: &[(&Host, &str)]) {
-        if let Some(((first, first_addr), others)) = members.split_first() {
-            for (host, addr) in others {
-                reach(first, first_addr, host, addr);
-            }
-        }
-        self.query();
-        let meters: Vec<Meter> =
-            members.iter().map(|(host, _)| Meter::new(&self.host, &self.port(host))).collect();
-        let sent = || meters.iter().map(|meter| meter.read().sent).sum::<u64>();
-        let probe = SocketAddrV6::new(NOBODYS_GROUP, 9, 0, 0);
+    /// Waits until unasked multicast goes to no port but those where a router was heard. A switch floods until it
+    /// has heard a querier.
+    pub fn settle(&self) {
         let socket = self.host.within(|| {
             let socket = UdpSocket::bind("[::]:0")?;
             let bridge = nix::net::if_::if_nametoindex("br0")?;
@@ -104,10 +95,29 @@ impl Switch {
             std::io::Result::Ok(socket)
         });
         let socket = socket.unwrap_or_else(|e| panic!("switch {}: no probe: {e}", self.host.name()));
+        let probe = SocketAddrV6::new(NOBODYS_GROUP, 9, 0, 0);
+        let links: Value = serde_json::from_str(&self.host.tool("bridge -j link show")).unwrap_or_default();
+        let ports = links.as_array().into_iter().flatten().filter_map(|port| port["ifname"].as_str());
+        let meters: Vec<(&str, Meter)> = ports.map(|port| (port, Meter::new(&self.host, port))).collect();
         until("the switch to stop flooding", Duration::from_secs(20), || {
-            let before = sent();
-            socket.send_to(b"?", probe).is_ok() && sent() == before
+            let routers = self.routers();
+            let quiet = || meters.iter().filter(|(port, _)| !routers.iter().any(|router| router == port));
+            let before: Vec<_> = quiet().map(|(_, meter)| meter.read().sent).collect();
+            socket.send_to(b"?", probe).is_ok()
+                && quiet().map(|(_, meter)| meter.read().sent).collect::<Vec<_>>() == before
         });
+    }
+
+    /// The ports where a router is known.
+    fn routers(&self) -> Vec<String> {
+        let table = self.table();
+        let ports = table["router"]["br0"].as_array().into_iter().flatten();
+        ports.filter_map(|entry| Some(entry["port"].as_str()?.to_owned())).collect()
+    }
+
+    fn table(&self) -> Value {
+        let text = self.host.tool("bridge -j -d mdb show dev br0");
+        serde_json::from_str(&text).map(|mut all: Value| all[0].take()).unwrap_or_default()
     }
 
     /// The link-local address that its queries come from. Of two queriers the one with the lower address goes on.
@@ -136,11 +146,9 @@ impl Switch {
 
     /// Who has joined what, by port.
     pub fn members(&self) -> Vec<Member> {
-        let text = self.host.tool("bridge -j -d mdb show dev br0");
-        let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-        let tables = json.as_array().into_iter().flatten();
-        let entries = tables.flat_map(|table| table["mdb"].as_array().into_iter().flatten());
-        let member = |entry: &serde_json::Value| {
+        let table = self.table();
+        let entries = table["mdb"].as_array().into_iter().flatten();
+        let member = |entry: &Value| {
             Some(Member {
                 port: entry["port"].as_str()?.to_owned(),
                 group: entry["grp"].as_str()?.parse().ok()?,

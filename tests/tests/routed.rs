@@ -1,0 +1,143 @@
+//! Real routers between server and client: PIM-SSM and MLD as they are, not as we imagine them.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
+use carousel_tests::lab::{self, Host, Lab, Loss, Router, Running, until};
+use carousel_tests::scene;
+use carousel_tests::topology::{Routed, SENDER};
+use std::net::Ipv6Addr;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+const MIB: u64 = 1 << 20;
+const LIMIT: Duration = Duration::from_secs(60);
+/// Nobody has this address.
+const NOBODY: &str = "fd00:a::66";
+
+/// A lab with routers in it.
+fn enter(test: &str) -> Option<(Lab, Routed)> {
+    if let Some(why) = lab::routers_missing() {
+        lab::skip(test, &why);
+        return None;
+    }
+    let lab = Lab::enter(test)?;
+    let began = Instant::now();
+    let net = Routed::new(&lab, 1280);
+    println!("{test}: the network was up after {:.1} s", began.elapsed().as_secs_f64());
+    Some((lab, net))
+}
+
+/// Where a router sends what this sender sends.
+fn sent_on(router: &Router, source: &str) -> Vec<String> {
+    let source: Ipv6Addr = source.parse().unwrap();
+    let routes = router.mroutes().into_iter().filter(|route| route.source == source);
+    routes.flat_map(|route| route.oifs).collect()
+}
+
+#[test]
+fn routers_forward_only_what_was_joined() {
+    let Some((lab, net)) = enter("routers_forward_only_what_was_joined") else { return };
+    let (first, last) = (net.r1.host(), net.r2.host());
+    let packed = scene::pack(lab.dir(), MIB, &[]);
+    // No loss: these count, and nothing but UDP to groups.
+    let watched = [(first, "lan"), (last, "wan")];
+    let links = net.r.iter().map(|host| (host, "eth0"));
+    for (host, interface) in watched.into_iter().chain(links) {
+        host.loss(interface, Loss::PerMille(0));
+    }
+    let arrived_at = |n: usize| net.r[n - 1].loss_count("eth0").seen;
+    let between = || last.loss_count("wan").seen;
+
+    let server = scene::serve(&net.s, &packed, "20M", &[]);
+    scene::wait_sending(&net.s, &server);
+    until("300 packets at the first router", LIMIT, || first.loss_count("lan").seen >= 300);
+    assert_eq!(between(), 0, "nobody has joined, and yet: {:?}", net.r1.mroutes());
+
+    // The wrong join travels as far as the right one, and brings nothing.
+    let wrong = scene::get(&net.r[2], &[NOBODY], &packed, &lab.file("none"), &["--timeout", "4s"]);
+    until("the first router to know of the wrong join", LIMIT, || {
+        assert!(wrong.is_alive(), "{wrong}");
+        net.r1.show("show ipv6 pim join").contains(NOBODY)
+    });
+    assert_eq!(between(), 0, "only a wrong source was joined, and yet: {:?}", net.r1.mroutes());
+
+    let (out, r1) = (lab.file("got"), &net.r[0]);
+    let (client, waited) = join_to_packet(r1, || scene::get(r1, &[SENDER], &packed, &out, &[]));
+    let got = scene::arrive(&client, &packed, &out, LIMIT);
+    let left = Instant::now();
+    assert!(arrived_at(1) >= got.done.packets_received, "{got:?}");
+    assert_eq!(sent_on(&net.r2, SENDER), ["lan"], "{:?}", net.r2.mroutes());
+    assert_eq!(sent_on(&net.r2, NOBODY), ["lan"], "{:?}", net.r2.mroutes());
+    until("the first router to stop", LIMIT, || sent_on(&net.r1, SENDER).is_empty());
+    let stopped = left.elapsed();
+    got.row(
+        "two routers",
+        &format!("{:.0} ms from join to packet, {:.0} ms from exit to silence", ms(waited), ms(stopped)),
+    );
+
+    assert_eq!(wrong.finish(LIMIT).code(), 5, "{wrong}");
+    assert_eq!([2, 3, 4].map(arrived_at), [0; 3], "they have joined nothing that is sent");
+}
+
+/// Starts a program that joins, and measures how long the first packet takes from then. Looks often: it is a matter
+/// of milliseconds.
+fn join_to_packet(host: &Host, start: impl FnOnce() -> Running) -> (Running, Duration) {
+    let before = host.snmp6();
+    let program = start();
+    let waited = host.within(|| {
+        let began = Instant::now();
+        let see = |table: &str, found: &dyn Fn(&str) -> bool| {
+            while !found(&std::fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap()) {
+                assert!(began.elapsed() < LIMIT, "nothing in {table}: {program}");
+                sleep(Duration::from_micros(200));
+            }
+            Instant::now()
+        };
+        // The table of joins has a line above them.
+        let joined = see("mcfilter6", &|text| text.lines().count() > 1);
+        let more = |line: &str| {
+            let count = line.strip_prefix("Udp6InDatagrams ").map(|rest| rest.trim().parse().unwrap());
+            count.is_some_and(|n: u64| n > before.get("Udp6InDatagrams"))
+        };
+        see("snmp6", &|text| text.lines().any(more)) - joined
+    });
+    (program, waited)
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+#[test]
+fn router_restart_in_the_middle_of_a_transfer() {
+    let Some((lab, mut net)) = enter("router_restart_in_the_middle_of_a_transfer") else { return };
+    let packed = scene::pack(lab.dir(), 8 * MIB, &[]);
+    let server = scene::serve(&net.s, &packed, "20M", &[]);
+    scene::wait_sending(&net.s, &server);
+    let (out, r1) = (lab.file("got"), net.r[0].clone());
+    let client = scene::get(&r1, &[SENDER], &packed, &out, &[]);
+    let arrived = || r1.snmp6().get("Udp6InDatagrams");
+    for router in [&mut net.r2, &mut net.r1] {
+        scene::wait_received(&r1, &client, packed.size / 3, LIMIT);
+        let name = router.host().name().to_owned();
+        router.stop();
+        let stopped = Instant::now();
+        sleep(Duration::from_millis(50)); // what was on its way
+        let before = arrived();
+        sleep(Duration::from_millis(250)); // the rest of the outage
+        assert_eq!(arrived(), before, "{name} forwards without its daemons");
+        let started = Instant::now();
+        router.start_again();
+        until("data to come back", LIMIT, || {
+            assert!(client.is_alive(), "{client}");
+            arrived() > before
+        });
+        println!(
+            "{name}: data was away for {:.1} s, {:.1} s of them after its daemons were started again",
+            stopped.elapsed().as_secs_f64(),
+            started.elapsed().as_secs_f64()
+        );
+    }
+    let got = scene::arrive(&client, &packed, &out, LIMIT);
+    got.row("both routers started again", "");
+    assert!(server.is_alive(), "{server}");
+}
