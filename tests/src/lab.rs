@@ -7,6 +7,7 @@
 //! failure: a green run must not mean "nothing was tried".
 
 mod counters;
+mod crowd;
 mod deaf;
 mod host;
 mod meter;
@@ -17,9 +18,13 @@ mod wire;
 
 pub use counters::{Snmp6, Traffic, softnet_drops};
 pub use deaf::deafen;
+mod receiver;
+
+pub use crowd::Crowd;
 pub use host::{Host, Loss, LossCount, Output};
 pub use meter::{Meter, Passed};
 pub use process::{Exit, Running, until};
+pub use receiver::join;
 pub use router::{Mroute, Role, Router, routers_missing};
 pub use switch::{Member, Switch};
 pub use wire::{Flip, Impairment, Wire, WireCounts, WireLoss};
@@ -198,6 +203,8 @@ fn cable(a: &Host, if_a: &str, b: &Host, if_b: &str, mtu: u32) {
     for (host, interface) in [(a, if_a), (b, if_b)] {
         // Loss must act on packets as they are on a wire, not on offloaded trains of them.
         offload(host, interface, "tx-udp-segmentation", false);
+        // An end that could send trains of TCP hands over in the sender's own system call, whatever `bill_apart` set.
+        offload(host, interface, "tso", false);
         host.ip(&format!("link set {interface} up"));
     }
 }

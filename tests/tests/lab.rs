@@ -3,10 +3,8 @@
 
 use carousel_tests::lab::{self, Host, Lab, Loss, until};
 use nix::sys::signal::Signal;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
-use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -23,38 +21,10 @@ fn sender(host: &Host, source: &str) -> UdpSocket {
     })
 }
 
-/// Joins (S,G) as a client does; 46 is `MCAST_JOIN_SOURCE_GROUP`, 29 `IPV6_MULTICAST_ALL`.
-#[allow(unsafe_code)]
 fn join(host: &Host, source: &str) -> UdpSocket {
-    #[repr(C)]
-    struct SourceReq {
-        interface: u32,
-        group: libc::sockaddr_storage,
-        source: libc::sockaddr_storage,
-    }
-    let source = SocketAddr::new(source.parse().unwrap(), 0);
-    host.within(|| {
-        let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP)).unwrap();
-        socket.bind(&SocketAddr::from(GROUP).into()).unwrap();
-        let storage = |a: SocketAddr| SockAddr::from(a).as_storage();
-        let request = SourceReq {
-            interface: nix::net::if_::if_nametoindex("eth0").unwrap(),
-            // SAFETY: socket2's storage is a transparent copy of the system's.
-            group: unsafe { std::mem::transmute_copy(&storage(GROUP.into())) },
-            // SAFETY: as above.
-            source: unsafe { std::mem::transmute_copy(&storage(source)) },
-        };
-        let set = |option, value: *const libc::c_void, size| {
-            // SAFETY: the pointer and size describe one live value.
-            let rc = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IPV6, option, value, size) };
-            assert_eq!(rc, 0, "setsockopt {option}: {}", std::io::Error::last_os_error());
-        };
-        let only_what_was_joined = 0_i32;
-        set(29, (&raw const only_what_was_joined).cast(), 4);
-        set(46, (&raw const request).cast(), size_of::<SourceReq>() as u32);
-        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        socket.into()
-    })
+    let socket = lab::join(host, "eth0", source.parse().unwrap(), GROUP);
+    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    socket
 }
 
 fn drain(socket: &UdpSocket) -> Vec<Vec<u8>> {

@@ -139,6 +139,14 @@ impl Host {
         self.tool(&format!("ip -6 {line}"))
     }
 
+    /// Many `ip -6` commands, one a line, in one program: a program takes longer than what it does.
+    pub fn ip_batch(&self, lines: &str) {
+        let file =
+            self.dir.join(format!("{:03}-{}.ip", self.serial.fetch_add(1, Ordering::Relaxed), self.name));
+        fs::write(&file, lines).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        self.ip(&format!("-batch {}", file.display()));
+    }
+
     /// Sets a kernel variable; `key` with slashes, below `/proc/sys`.
     pub fn sysctl(&self, key: &str, value: &str) {
         self.within(|| fs::write(format!("/proc/sys/{key}"), value))
