@@ -12,15 +12,14 @@ mod deaf;
 mod host;
 mod meter;
 mod process;
+mod receiver;
 mod router;
 mod switch;
 mod wire;
 
 pub use counters::{Snmp6, Traffic, softnet_drops};
-pub use deaf::deafen;
-mod receiver;
-
 pub use crowd::Crowd;
+pub use deaf::deafen;
 pub use host::{Host, Loss, LossCount, Output};
 pub use meter::{Meter, Passed};
 pub use process::{Exit, Running, until};

@@ -5,8 +5,11 @@ use crate::lab::{Exit, Host, Lab, Running, until};
 use crate::{bins, object};
 use serde::Deserialize;
 use std::ffi::OsString;
+use std::iter;
 use std::net::Ipv6Addr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 /// The group of all scenarios.
@@ -178,6 +181,21 @@ pub fn wait_joined(host: &Host) {
     });
 }
 
+/// How many sockets of a host have joined (SOURCE, GROUP).
+pub fn joined(host: &Host) -> usize {
+    let digits =
+        |text: &str| text.parse().map_or(String::new(), |a: Ipv6Addr| format!("{:032x}", u128::from(a)));
+    let (group, source) = (digits(GROUP), digits(SOURCE));
+    let table =
+        host.within(|| std::fs::read_to_string("/proc/thread-self/net/mcfilter6")).unwrap_or_default();
+    // Index, device, group, source, and how many sockets include it.
+    let lines = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    lines
+        .filter(|w| w.get(2..4) == Some(&[&group, &source]))
+        .filter_map(|w| usize::from_str(w.get(4)?).ok())
+        .sum()
+}
+
 /// Waits until a host has received so many bytes more than it has now.
 pub fn wait_received(host: &Host, client: &Running, bytes: u64, limit: Duration) {
     let before = host.traffic("eth0").rx_bytes;
@@ -190,6 +208,27 @@ pub fn wait_received(host: &Host, client: &Running, bytes: u64, limit: Duration)
 /// Starts a get on `eth0` of a host.
 pub fn get(host: &Host, sources: &[&str], packed: &Packed, out: &Path, more: &[&str]) -> Running {
     host.spawn(&get_line(sources, packed, out, more))
+}
+
+/// Starts a get on each of the hosts, each to its own file, as one program: it ends when all have ended, with exit
+/// code 0 if all of them did, and its CPU time is the sum of theirs. (A program of the lab costs the test process a
+/// thread that looks at it every 10 ms, and a thousand of those would be the load.)
+pub fn get_each(lab: &Lab, gets: &[(&Host, PathBuf)], packed: &Packed, more: &[&str]) -> Running {
+    let Some((first, _)) = gets.first() else { panic!("nothing to get") };
+    let mut words = Vec::new();
+    let mut each = 0;
+    for (host, out) in gets {
+        let line = get_line(&[SOURCE], packed, out, more);
+        each = line.len() + 1;
+        for word in iter::once(OsString::from(format!("--net={}", host.path()))).chain(line) {
+            words.extend_from_slice(word.as_bytes());
+            words.push(0);
+        }
+    }
+    let list = lab.file("gets");
+    std::fs::write(&list, words).unwrap_or_else(|e| panic!("{}: {e}", list.display()));
+    let (each, all) = (each.to_string(), gets.len().to_string());
+    first.spawn(&args(&[&"xargs", &"-0", &"-n", &each, &"-P", &all, &"-a", &list, &"nsenter"]))
 }
 
 /// The command line of a get. It trusts the packer's key unless `more` says otherwise.
