@@ -6,7 +6,6 @@
 //! its link-local address. Until then every port is flooded.
 
 use super::host::Host;
-use super::meter::Meter;
 use super::{Lab, address, cable, process::until};
 use serde_json::Value;
 use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
@@ -88,6 +87,16 @@ impl Switch {
     /// Waits until unasked multicast goes to no port but those where a router was heard. A switch floods until it
     /// has heard a querier.
     pub fn settle(&self) {
+        let table = "bridge settle";
+        self.host.nft(&format!(
+            "table {table} {{
+  counter copies {{ }}
+  chain output {{
+    type filter hook output priority 0; policy accept;
+    ip6 daddr {NOBODYS_GROUP} counter name copies
+  }}
+}}\n"
+        ));
         let socket = self.host.within(|| {
             let socket = UdpSocket::bind("[::]:0")?;
             let bridge = nix::net::if_::if_nametoindex("br0")?;
@@ -96,16 +105,12 @@ impl Switch {
         });
         let socket = socket.unwrap_or_else(|e| panic!("switch {}: no probe: {e}", self.host.name()));
         let probe = SocketAddrV6::new(NOBODYS_GROUP, 9, 0, 0);
-        let links: Value = serde_json::from_str(&self.host.tool("bridge -j link show")).unwrap_or_default();
-        let ports = links.as_array().into_iter().flatten().filter_map(|port| port["ifname"].as_str());
-        let meters: Vec<(&str, Meter)> = ports.map(|port| (port, Meter::new(&self.host, port))).collect();
+        let copies = || self.host.counters(table)("copies");
         until("the switch to stop flooding", Duration::from_secs(20), || {
-            let routers = self.routers();
-            let quiet = || meters.iter().filter(|(port, _)| !routers.iter().any(|router| router == port));
-            let before: Vec<_> = quiet().map(|(_, meter)| meter.read().sent).collect();
-            socket.send_to(b"?", probe).is_ok()
-                && quiet().map(|(_, meter)| meter.read().sent).collect::<Vec<_>>() == before
+            let (before, routers) = (copies(), self.routers().len() as u64);
+            socket.send_to(b"?", probe).is_ok() && copies() - before == routers
         });
+        self.host.tool(&format!("nft delete table {table}"));
     }
 
     /// The ports where a router is known.
