@@ -83,6 +83,8 @@ pub struct Source {
     pub source: String,
     /// Packets that came from it, were of our bundle by their headers, and could not be proven wrong.
     pub packets_received: u64,
+    /// From the join to its first packet.
+    pub first_packet_seconds: f64,
 }
 
 /// A get that ended well.

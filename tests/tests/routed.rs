@@ -1,9 +1,10 @@
 //! Real routers between server and client: PIM-SSM and MLD as they are, not as we imagine them.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
-use carousel_tests::lab::{self, Host, Lab, Loss, Router, Running, until};
+use carousel_tests::lab::{self, Host, Lab, Loss, Meter, Router, Running, until};
 use carousel_tests::scene;
 use carousel_tests::topology::{Routed, SENDER};
+use nix::sys::signal::Signal;
 use std::net::Ipv6Addr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -76,6 +77,66 @@ fn routers_forward_only_what_was_joined() {
 
     assert_eq!(wrong.finish(LIMIT).code(), 5, "{wrong}");
     assert_eq!([2, 3, 4].map(arrived_at), [0; 3], "they have joined nothing that is sent");
+}
+
+#[test]
+fn late_joins_across_two_routers() {
+    let Some((lab, net)) = enter("late_joins_across_two_routers") else { return };
+    let packed = scene::pack(lab.dir(), 4 * MIB, &[]);
+    let server = scene::serve(&net.s, &packed, "20M", &[]);
+    scene::wait_sending(&net.s, &server);
+    net.r[3].loss("eth0", Loss::PerMille(100));
+    let mut waits = Vec::new();
+    for (n, r) in net.r.iter().cycle().take(8).enumerate() {
+        sleep(scene::random_moment(Duration::from_secs(2))); // the moment of joining is what is drawn at random
+        let out = lab.file(&format!("got{n}"));
+        let loss = if n % 4 == 3 { 0.1 } else { 0.0 };
+        let client = scene::get(r, &[SENDER], &packed, &out, &[]);
+        let got = scene::arrive(&client, &packed, &out, LIMIT);
+        let wait = got.done.sources[0].first_packet_seconds;
+        let ratio = got.over_ideal(20e6, loss);
+        got.row(
+            &format!("late join on {}, p = {loss}", r.name()),
+            &format!("{ratio:.3} x ideal, {:.0} ms from join to packet", wait * 1e3),
+        );
+        assert!(wait <= 1.0, "{got:?}");
+        assert!(got.packets_per_symbol() <= 1.08, "{got:?}");
+        waits.push(wait);
+    }
+    waits.sort_by(f64::total_cmp);
+    println!("| late joins | {:.0} ms to {:.0} ms to the first packet |", waits[0] * 1e3, waits[7] * 1e3);
+    // Every link is exactly as wide as the packets.
+    for host in [&net.s, net.r1.host(), net.r2.host()].into_iter().chain(&net.r) {
+        assert_eq!(host.snmp6().fragments(), 0, "fragments at {}", host.name());
+        assert_eq!(host.snmp6().get("Icmp6OutPktTooBigs"), 0, "{}", host.name());
+    }
+}
+
+#[test]
+fn routers_stop_when_the_last_client_is_killed() {
+    let Some((lab, net)) = enter("routers_stop_when_the_last_client_is_killed") else { return };
+    let packed = scene::pack(lab.dir(), 64 * MIB, &[]);
+    let server = scene::serve(&net.s, &packed, "20M", &[]);
+    scene::wait_sending(&net.s, &server);
+    let client = scene::get(&net.r[0], &[SENDER], &packed, &lab.file("got"), &[]);
+    scene::wait_received(&net.r[0], &client, MIB, LIMIT);
+    client.kill(Signal::SIGKILL);
+    let killed = Instant::now();
+    until("the receivers' router to stop", LIMIT, || sent_on(&net.r2, SENDER).is_empty());
+    let last = killed.elapsed();
+    until("the sender's router to stop", LIMIT, || sent_on(&net.r1, SENDER).is_empty());
+    let first = killed.elapsed();
+    println!(
+        "| last client killed | silent after {:.0} ms behind the routers, {:.0} ms between them |",
+        ms(last),
+        ms(first)
+    );
+    // Two questions of 0.2 s, and the prune to the next router.
+    assert!(first <= Duration::from_secs(5), "{:?}", net.r1.mroutes());
+    let meter = Meter::new(net.r1.host(), "wan");
+    sleep(Duration::from_secs(1)); // what is measured: a second of silence
+    assert_eq!(meter.read().sent, 0, "the sender's router forwards still");
+    assert!(server.is_alive(), "{server}");
 }
 
 /// Starts a program that joins, and measures how long the first packet takes from then. Looks often: it is a matter
