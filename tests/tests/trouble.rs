@@ -272,3 +272,26 @@ fn the_querier_changes_in_the_middle_of_a_transfer() {
     println!("| querier changed: packets to ports that did not join, until the new one ruled | {seen:?} |");
     assert_eq!(flooded(), seen, "the switch floods again");
 }
+
+/// A switch port or a policer on the way has room for a few packets. A channel that is paced fits through a link that
+/// is hardly wider than itself; one that sends in bursts does not, whatever its mean rate is.
+#[test]
+fn a_paced_channel_fits_a_shallow_queue() {
+    let Some(lab) = Lab::enter("a_paced_channel_fits_a_shallow_queue") else { return };
+    let (s, c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), 4 * MIB, &[]);
+    s.limit("eth0", 23e6 as u64, 16 * 1500);
+    let server = scene::serve(&s, &packed, RATE.0, &[]);
+    scene::wait_sending(&s, &server);
+    let Some((sent, dropped)) = lab::conclusive("a_paced_channel_fits_a_shallow_queue", || {
+        let before = (c.traffic("eth0").rx_packets, s.limit_drops("eth0"));
+        std::thread::sleep(Duration::from_secs(4)); // what is measured: four seconds of sending
+        (c.traffic("eth0").rx_packets - before.0, s.limit_drops("eth0") - before.1)
+    }) else {
+        return;
+    };
+    println!("| 20M through 23M with a queue of 16 packets | {sent} sent | {dropped} dropped |");
+    assert!(server.is_alive() && sent > 4 * 1_500, "{server}");
+    // A busy machine oversleeps now and then, and what it missed it sends at twice the rate.
+    assert!(dropped * 50 <= sent, "{dropped} of {sent} packets found the queue full");
+}
