@@ -1,5 +1,7 @@
 //! Where the built programs are, and running them to their end outside the lab.
 
+use crate::lab::die_with_us;
+use nix::sys::signal::Signal;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -18,11 +20,10 @@ pub fn client() -> PathBuf {
 pub fn run<S: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: impl IntoIterator<Item = S>) -> Output {
     let program = program.as_ref();
     // coreutils' timeout: std has no bounded wait, and a second one of ours is not worth its lines.
-    Command::new("timeout")
-        .args(["-k", "1", "120"])
-        .arg(program)
-        .args(args)
-        .stdin(Stdio::null())
+    let mut cmd = Command::new("timeout");
+    cmd.args(["-k", "1", "120"]).arg(program).args(args).stdin(Stdio::null());
+    // It passes the signal on. Its group is its own, so that Ctrl-C would not reach it otherwise.
+    die_with_us(&mut cmd, Signal::SIGTERM)
         .output()
         .unwrap_or_else(|e| panic!("cannot run {}: {e}", program.display()))
 }

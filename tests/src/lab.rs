@@ -9,6 +9,7 @@
 mod counters;
 mod crowd;
 mod deaf;
+mod folder;
 mod host;
 mod meter;
 mod process;
@@ -20,34 +21,37 @@ mod wire;
 pub use counters::{Snmp6, Traffic, softnet_drops};
 pub use crowd::Crowd;
 pub use deaf::deafen;
+pub use folder::Folder;
 pub use host::{Host, Loss, LossCount, Output};
 pub use meter::{Meter, Passed};
-pub use process::{Exit, Running, until};
+pub use process::{Exit, Running, die_with_us, until};
 pub use receiver::join;
 pub use router::{Mroute, Role, Router, routers_missing};
 pub use switch::{Member, Switch};
 pub use wire::{Flip, Impairment, Wire, WireCounts, WireLoss};
 
-use std::fs::{self, File};
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 /// Set in the environment of the program that replaced itself, so that it does not try again.
 const INSIDE: &str = "CAROUSEL_LAB_INSIDE";
-/// What folders of the lab are called, so that a later run finds those of a run that was killed.
-const FOLDER: &str = "carousel-lab-";
+/// Set to keep a lab when its test has ended, well or not, until somebody interrupts it.
+const KEEP: &str = "CAROUSEL_LAB_KEEP";
 
-/// A lab: hosts, links and a folder, all gone when it is dropped or its process dies.
-/// The folder is the one thing a SIGKILL leaves; the next lab on this machine removes it.
+/// A lab: hosts, links and a folder, all gone when it is dropped or its process dies, whatever kills it.
+///
+/// With `CAROUSEL_LAB_KEEP` set, the end of a scenario leaves it all as it is, programs included, and says how to
+/// look inside; then it waits until it is interrupted.
 pub struct Lab {
     name: String,
-    dir: tempfile::TempDir,
-    _alive: File,
+    folder: Folder,
+    hosts: Mutex<Vec<Host>>,
     serial: Arc<AtomicU32>,
     _turn: MutexGuard<'static, ()>,
 }
@@ -64,13 +68,18 @@ impl Lab {
         }
         // A test that failed inside the lab poisons the lock but leaves nothing behind.
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        sweep();
-        let dir = tempfile::Builder::new().prefix(FOLDER).tempdir();
-        let dir = dir.unwrap_or_else(|e| panic!("no folder for the lab: {e}"));
-        let alive =
-            File::create(dir.path().join("alive")).unwrap_or_else(|e| panic!("no folder for the lab: {e}"));
-        alive.lock().unwrap_or_else(|e| panic!("cannot lock the lab's folder: {e}"));
-        Some(Self { name: name.to_owned(), dir, _alive: alive, serial: Arc::default(), _turn: turn })
+        process::raise_file_limit();
+        let lab = Self {
+            name: name.to_owned(),
+            folder: Folder::new(),
+            hosts: Mutex::default(),
+            serial: Arc::default(),
+            _turn: turn,
+        };
+        if kept() {
+            say(&format!("lab {name}: folder {}", lab.dir().display()));
+        }
+        Some(lab)
     }
 
     /// The same for tests that need a `Wire`.
@@ -90,17 +99,22 @@ impl Lab {
 
     /// The lab's folder.
     pub fn dir(&self) -> &Path {
-        self.dir.path()
+        self.folder.path()
     }
 
     /// A path in the lab's folder.
     pub fn file(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.dir().join(name)
     }
 
     /// A new host with nothing but its loopback.
     pub fn host(&self, name: &str) -> Host {
-        Host::new(name, self.dir.path().to_owned(), self.serial.clone())
+        let host = Host::new(name, self.dir().to_owned(), self.serial.clone());
+        if kept() {
+            say(&host.to_string());
+        }
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner).push(host.clone());
+        host
     }
 
     /// Joins two hosts by a cable and waits until a datagram gets across. Addresses with prefix length.
@@ -150,22 +164,53 @@ impl Lab {
             switch.ip(&format!("link set {port} master br0"));
             address(host, "eth0", addr);
         }
-        for (a, addr_a) in members {
-            for (b, addr_b) in members {
-                if a.name() != b.name() {
-                    reach(a, addr_a, b, addr_b);
-                }
+        // To and from the first: then every port carries both ways, and 200 hosts do not take 40,000 probes.
+        if let Some(((first, first_addr), others)) = members.split_first() {
+            for (other, addr) in others {
+                reach(first, first_addr, other, addr);
+                reach(other, addr, first, first_addr);
             }
         }
         switch
     }
 }
 
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if !kept() {
+            return;
+        }
+        let how = if thread::panicking() { "failed" } else { "ended well" };
+        say(&format!("\nThe scenario {} {how}. Its lab stays:\n", self.name));
+        for host in self.hosts.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            say(&host.to_string());
+        }
+        say(&format!("folder {}\nCtrl-C ends it and removes everything.", self.dir().display()));
+        loop {
+            thread::park();
+        }
+    }
+}
+
+/// Whether labs are to be kept when their scenario has ended.
+fn kept() -> bool {
+    static KEPT: OnceLock<bool> = OnceLock::new();
+    *KEPT.get_or_init(|| std::env::var_os(KEEP).is_some())
+}
+
+/// Whether this program replaced itself by itself inside a user namespace of its own.
+fn in_user_namespace() -> bool {
+    std::env::var_os(INSIDE).is_some()
+}
+
+/// A line on stderr. Not eprintln!: the test harness would swallow it, and the point is to be loud.
+fn say(line: &str) {
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{line}\n").as_bytes());
+}
+
 /// Says that a test is skipped and why; under `CI=true` that is a failure.
 pub fn skip(test: &str, why: &str) {
-    // Not eprintln!: the test harness would swallow it, and the point is to be loud.
-    let line = format!("SKIPPED {test}: {why}\n");
-    let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
+    say(&format!("SKIPPED {test}: {why}"));
     assert!(std::env::var_os("CI").is_none_or(|v| v != "true"), "skipped under CI: {why}");
 }
 
@@ -236,7 +281,7 @@ fn bare(addr: &str) -> Ipv6Addr {
 /// Why there can be no lab here. When a user namespace can help, this does not return.
 fn obstacle() -> Option<String> {
     if let Some(tool) =
-        ["ip", "tc", "bridge", "nft", "ethtool", "unshare", "ss"].into_iter().find(|tool| !have(tool))
+        ["ip", "tc", "bridge", "nft", "ethtool", "unshare", "setsid", "ss"].into_iter().find(|tool| !have(tool))
     {
         return Some(format!("the program {tool} is missing"));
     }
@@ -249,7 +294,7 @@ fn obstacle() -> Option<String> {
     if allowed("-np") {
         return None;
     }
-    if std::env::var_os(INSIDE).is_some() {
+    if in_user_namespace() {
         return Some("no network and process namespaces, not even inside a user namespace".into());
     }
     if !allowed("-Urnp") {
@@ -260,16 +305,4 @@ fn obstacle() -> Option<String> {
     let exe = std::env::current_exe().unwrap_or_else(|e| panic!("this program has no path: {e}"));
     let args = std::env::args_os().skip(1);
     Some(Command::new("unshare").arg("-Urn").arg(exe).args(args).env(INSIDE, "1").exec().to_string())
-}
-
-/// Removes folders of labs whose process is gone: their lock is free.
-fn sweep() {
-    let entries = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
-    for entry in entries.filter(|e| e.file_name().to_string_lossy().starts_with(FOLDER)) {
-        // Without the lock file the folder is being born this moment, or is not ours.
-        let Ok(alive) = File::open(entry.path().join("alive")) else { continue };
-        if alive.try_lock().is_ok() {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
 }

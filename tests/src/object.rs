@@ -53,7 +53,7 @@ pub fn digest(path: &Path) -> io::Result<String> {
 mod tests {
     #[test]
     fn digest_of_the_file_is_the_one_promised() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::lab::Folder::new();
         for size in [0, 1, 65_536, 65_537] {
             let path = dir.path().join("object");
             let promised = super::write(&path, size, 7).unwrap();
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn islands_lie_where_they_should() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = crate::lab::Folder::new();
         let path = dir.path().join("object");
         super::write_sparse(&path, 1 << 20, &[500_000]).unwrap();
         let bytes = std::fs::read(&path).unwrap();

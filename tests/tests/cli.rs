@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 use carousel_tests::bins;
-use carousel_tests::lab::Lab;
+use carousel_tests::lab::{Folder, Lab};
 use carousel_tests::object;
 use carousel_tests::scene::{self, AsOsString, Packed, args};
 use std::ffi::OsString;
@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 struct Desk {
-    dir: tempfile::TempDir,
+    dir: Folder,
     packed: Packed,
 }
 
 /// A folder with a packed object of a few symbols.
 fn desk() -> Desk {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Folder::new();
     let packed = scene::pack(dir.path(), 20_000, &[]);
     Desk { dir, packed }
 }

@@ -1,12 +1,15 @@
 //! The lab proves itself: what the scenarios rely on, shown with sockets and programs of its own.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
-use carousel_tests::lab::{self, Host, Lab, Loss, until};
+use carousel_tests::bins;
+use carousel_tests::lab::{self, Host, Lab, Loss, Running, until};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
 const GROUP: SocketAddrV6 = SocketAddrV6::new(Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000, 1), 5004, 0, 0);
 
@@ -149,13 +152,44 @@ fn the_forger_copies_what_its_host_sends() {
     });
 }
 
-/// Not a test: the victim of the next one, which starts this program again to run it.
 #[test]
-#[ignore = "run by sigkill_leaves_nothing"]
+fn two_hundred_hosts_are_cheap() {
+    let Some(lab) = Lab::enter("two_hundred_hosts_are_cheap") else { return };
+    let began = Instant::now();
+    let hosts: Vec<Host> = (0..200).map(|i| lab.host(&format!("h{i}"))).collect();
+    let sleeps: Vec<Running> = hosts.iter().map(|host| host.spawn(&["sleep", "1000"])).collect();
+    let raised = began.elapsed();
+    let (began, cpu) = (Instant::now(), own_cpu());
+    // Not readiness: the span that is measured.
+    std::thread::sleep(Duration::from_secs(3));
+    let share = (own_cpu() - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
+    assert!(raised < Duration::from_secs(10), "{raised:?}");
+    assert!(share < 0.06, "{share}");
+    for sleep in sleeps {
+        sleep.kill(Signal::SIGTERM);
+        let exit = sleep.finish(Duration::from_secs(5));
+        assert!(exit.code() == -15 && exit.peak_rss > 0, "{exit:?}");
+    }
+}
+
+/// What this process has used so far.
+fn own_cpu() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID).unwrap().into()
+}
+
+/// Not a test: it is started in a process of its own, under a low limit of open files, to be ended as
+/// `CAROUSEL_VICTIM` says, or from outside.
+#[test]
+#[ignore = "run by the tests about its end"]
 fn victim() {
     let Some(lab) = Lab::enter("victim") else { return };
     let (s, c) = (lab.host("s"), lab.host("c"));
     lab.link(&s, "eth0", "fd00:6::1/64", &c, "eth0", "fd00:6::2/64", 1280);
+    c.loss("eth0", Loss::PerMille(1));
+    // Writes without end, and not in a host: as `pack` does.
+    let outside = lab.file("outside");
+    let write = format!("echo $$ >{0}; while sleep 0.01; do date >{0}.$(date +%N); done", outside.display());
+    std::thread::spawn(move || bins::run("sh", ["-c", &write]));
     let running = [
         s.spawn(&["sleep", "1000"]),
         c.spawn(&["sh", "-c", "sleep 1000; true"]),
@@ -169,42 +203,127 @@ fn victim() {
     until("sleep, sh, its sleep, strace and its sleep to run", Duration::from_secs(10), || {
         holders(&nets) == 5
     });
+    let mut pid = String::new();
+    until("the program outside of the hosts", Duration::from_secs(10), || {
+        pid = fs::read_to_string(&outside).unwrap_or_default();
+        pid.ends_with('\n')
+    });
+    print!("PID {pid}");
     println!("DIR {}", lab.dir().display());
+    let _many: Vec<fs::File> = (0..200).map(|_| fs::File::open("/dev/null").unwrap()).collect();
+    assert_eq!(s.run(&["sh", "-c", "ulimit -Sn"]).stdout, "100\n", "ours is raised, theirs is the user's");
     println!("READY");
-    std::thread::sleep(Duration::from_secs(1000));
+    match std::env::var("CAROUSEL_VICTIM").as_deref() {
+        Ok("return") => {}
+        Ok("panic") => panic!("as asked"),
+        _ => std::thread::sleep(Duration::from_secs(1000)),
+    }
+}
+
+/// A running `victim`, leader of a process group.
+struct Victim {
+    child: Child,
+    /// Nobody else's turn meanwhile, and a folder for what it says.
+    lab: Lab,
+}
+
+impl Victim {
+    fn start(test: &str, env: &[(&str, &str)]) -> Option<Self> {
+        let lab = Lab::enter(test)?;
+        let file = |name: &str| fs::File::create(lab.file(name)).unwrap();
+        let mut child = Command::new("sh");
+        child.args(["-c", "ulimit -Sn 100 && exec \"$0\" --exact victim --ignored --nocapture"]);
+        child.arg(std::env::current_exe().unwrap()).envs(env.iter().copied()).process_group(0);
+        let child = child.stdout(file("stdout")).stderr(file("stderr")).spawn().unwrap();
+        let mut victim = Self { child, lab };
+        let mut ended = false;
+        until("the victim's lab", Duration::from_secs(60), || {
+            ended = victim.child.try_wait().unwrap().is_some();
+            ended || victim.stdout().contains("READY\n")
+        });
+        assert!(victim.stdout().contains("READY\n"), "{}{}", victim.stdout(), victim.stderr());
+        Some(victim)
+    }
+
+    fn stdout(&self) -> String {
+        fs::read_to_string(self.lab.file("stdout")).unwrap()
+    }
+
+    fn stderr(&self) -> String {
+        fs::read_to_string(self.lab.file("stderr")).unwrap()
+    }
+
+    fn words(&self, key: &str) -> Vec<String> {
+        let text = self.stdout();
+        text.lines().filter_map(|l| Some(l.strip_prefix(key)?.strip_prefix(' ')?.to_owned())).collect()
+    }
+
+    fn signal_group(&self, signal: Signal) {
+        nix::sys::signal::killpg(nix::unistd::Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
+    /// Waits for its end, and for the end of everything it had.
+    fn leaves_nothing(mut self) {
+        until("the victim's end", Duration::from_secs(10), || self.child.try_wait().unwrap().is_some());
+        let (pids, nets, dir) = (self.words("PID"), self.words("NET"), self.words("DIR").remove(0));
+        assert_eq!((pids.len(), nets.len()), (4, 2));
+        until("its programs to be gone", Duration::from_secs(10), || {
+            pids.iter().all(|pid| !fs::exists(format!("/proc/{pid}")).unwrap()) && holders(&nets) == 0
+        });
+        // By the janitor: nobody entered a lab since, and nothing as young as this is swept.
+        until("its folder to be gone", Duration::from_secs(15), || !fs::exists(&dir).unwrap());
+    }
 }
 
 #[test]
 fn sigkill_leaves_nothing() {
-    let out = tempfile::NamedTempFile::new().unwrap();
-    let exe = std::env::current_exe().unwrap();
-    let mut child = Command::new(exe)
-        .args(["--exact", "victim", "--ignored", "--nocapture"])
-        .stdout(out.reopen().unwrap())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .unwrap();
-    let text = || fs::read_to_string(out.path()).unwrap();
-    until("the victim's lab", Duration::from_secs(60), || {
-        text().contains("READY\n") || child.try_wait().unwrap().is_some()
-    });
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let text = text();
-    let words = |key: &str| -> Vec<String> {
-        text.lines().filter_map(|l| Some(l.strip_prefix(key)?.strip_prefix(' ')?.to_owned())).collect()
-    };
-    if words("PID").is_empty() {
-        return lab::skip("sigkill_leaves_nothing", "the victim had no lab");
+    let Some(mut victim) = Victim::start("sigkill_leaves_nothing", &[]) else { return };
+    victim.child.kill().unwrap();
+    victim.leaves_nothing();
+}
+
+#[test]
+fn signals_to_the_group_leave_nothing() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let Some(victim) = Victim::start("signals_to_the_group_leave_nothing", &[]) else { return };
+        victim.signal_group(signal);
+        victim.leaves_nothing();
     }
-    let nets = words("NET");
-    until("its programs to be gone", Duration::from_secs(10), || {
-        words("PID").iter().all(|pid| !fs::exists(format!("/proc/{pid}")).unwrap()) && holders(&nets) == 0
-    });
-    // The folder is all that may remain, until somebody enters a lab again.
-    let dir = words("DIR").remove(0);
-    drop(Lab::enter("sigkill_leaves_nothing"));
-    assert!(!fs::exists(&dir).unwrap());
+}
+
+#[test]
+fn a_panic_leaves_nothing() {
+    let panic = [("CAROUSEL_VICTIM", "panic")];
+    let Some(victim) = Victim::start("a_panic_leaves_nothing", &panic) else { return };
+    victim.leaves_nothing();
+}
+
+#[test]
+fn a_kept_lab_lives_until_it_is_interrupted() {
+    for (end, how) in [("return", "ended well"), ("panic", "failed")] {
+        let env = [("CAROUSEL_VICTIM", end), ("CAROUSEL_LAB_KEEP", "1")];
+        let Some(victim) = Victim::start("a_kept_lab_lives_until_it_is_interrupted", &env) else { return };
+        until("the scenario's end", Duration::from_secs(10), || victim.stderr().contains("Ctrl-C ends it"));
+        let (text, nets) = (victim.stderr(), victim.words("NET"));
+        assert_eq!(holders(&nets), 5, "{text}");
+        let (before, after) = text.split_once(how).unwrap();
+        for (host, net) in ["s", "c"].iter().zip(&nets) {
+            let line = |text: &str| {
+                let line = text.lines().find_map(|line| line.strip_prefix(&format!("host {host}: ")));
+                line.unwrap_or_else(|| panic!("no line of host {host} in {text}")).to_owned()
+            };
+            assert_eq!(line(before), line(after));
+            let look = format!("{} readlink /proc/self/ns/net", line(after));
+            let seen = Command::new("sh").args(["-c", &look]).output().unwrap().stdout;
+            assert_eq!(String::from_utf8(seen).unwrap().trim(), net);
+        }
+        for pid in &victim.words("PID")[..3] {
+            assert!(after.contains(&format!("pid {pid}: ")), "{pid} in {after}");
+        }
+        assert_eq!(after.matches(".stderr\n").count(), 3, "{after}");
+        victim.signal_group(Signal::SIGINT);
+        victim.leaves_nothing();
+    }
 }
 
 #[test]

@@ -1,18 +1,19 @@
 //! The real `minisign` program reads what we sign and signs what we read.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
+use carousel_tests::lab::Folder;
 use carousel_tests::scene::{self, AsOsString, args};
 use carousel_tests::{bins, lab};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A folder, or a skip where there is no minisign.
-fn desk(test: &str) -> Option<tempfile::TempDir> {
+fn desk(test: &str) -> Option<Folder> {
     if !lab::have("minisign") {
         lab::skip(test, "the program minisign is missing");
         return None;
     }
-    Some(tempfile::tempdir().unwrap())
+    Some(Folder::new())
 }
 
 #[track_caller]

@@ -1,7 +1,7 @@
 //! The same input gives the same bundle, byte for byte: anybody may check what was signed.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
-use carousel_tests::lab::Lab;
+use carousel_tests::lab::{Folder, Lab};
 use carousel_tests::scene::{self, AsOsString, Packed, SOURCE, args};
 use carousel_tests::{bins, object};
 use std::ffi::OsString;
@@ -45,7 +45,7 @@ fn touch(path: &Path, modified: SystemTime) {
 
 #[test]
 fn same_input_gives_the_same_bundle() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Folder::new();
     // Many blocks and a short one, so that several threads work.
     let packed = scene::pack(dir.path(), 30 * MIB + 12_345, &["--block-size", "1MiB"]);
     let other = copy(&packed, &dir.path().join("elsewhere"));
@@ -73,7 +73,7 @@ fn same_input_gives_the_same_bundle() {
 
 #[test]
 fn refused_pack_leaves_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Folder::new();
     let packed = scene::pack(dir.path(), MIB, &[]);
     let before = object::digest(&packed.bundle).unwrap();
     let out = bins::run_line(&scene::pack_line(&packed, &[]));

@@ -20,6 +20,7 @@ use carousel_proto::pages::{
 };
 use carousel_proto::schedule::{Content, Coset, Item, Layout, Order, Position, Tier, phase};
 use carousel_proto::wire::{HEADER_LEN, Kind, PREFIX_LEN, Packet, Sequence, Slot, WireError, emit_prefix};
+use carousel_tests::lab::Folder;
 use carousel_tests::scene::{AsOsString, args};
 use carousel_tests::{bins, lab, sim};
 use std::collections::BTreeMap;
@@ -851,7 +852,7 @@ fn renew() {
 fn the_packer_writes_the_tiny_bundle_to_the_last_bit() {
     renew();
     assert!(file("tiny.object") == example_object(3000), "tiny.object is another one");
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Folder::new();
     let out = dir.path().join("tiny.carousel");
     pack_tiny(&out);
     let (packed, expected) = (fs::read(&out).unwrap(), file("tiny.carousel"));
@@ -871,7 +872,7 @@ fn the_full_manifest_is_signed() {
     let body = Envelope { manifest: &manifest, algorithm: 1, signature: &signature }.emit(1188).unwrap();
     let len = tiny.places.record_len();
     let bundle = [&tiny.file[..len + 16], &body, &tiny.file[2 * len..]].concat();
-    let dir = tempfile::tempdir().unwrap();
+    let dir = Folder::new();
     let (path, public) = (dir.path().join("full.carousel"), proto("vectors/test.pub"));
     fs::write(&path, bundle).unwrap();
     ends_well(bins::server(), &[&"inspect", &path, &"--key", &public]);
@@ -884,7 +885,7 @@ fn minisign_makes_the_same_signatures() {
         return lab::skip("minisign_makes_the_same_signatures", "the program minisign is missing");
     }
     renew();
-    let (dir, tiny) = (tempfile::tempdir().unwrap(), Tiny::read());
+    let (dir, tiny) = (Folder::new(), Tiny::read());
     let (e, public) = (tiny.envelope(), proto("vectors/test.pub"));
     for (manifest, signature) in
         [(e.manifest.to_vec(), e.signature.to_vec()), (file("full.manifest"), file("full.manifest.minisig"))]

@@ -5,15 +5,15 @@
 //! live one: `nsenter --net=/proc/PID/fd/N`, as `Host::path` prints it.
 
 use super::counters::{self, Snmp6, Traffic};
-use super::process::{Exit, Running};
+use super::process::{Exit, Program, Running};
 use nix::sched::{CloneFlags, setns, unshare};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -56,6 +56,7 @@ pub struct Host {
     ns: Arc<File>,
     dir: PathBuf,
     serial: Arc<AtomicU32>,
+    programs: Arc<Mutex<Vec<Weak<Program>>>>,
 }
 
 impl Host {
@@ -64,6 +65,12 @@ impl Host {
         // A thread of its own moves into the new namespace, opens it and ends; the descriptor keeps it.
         let make = || {
             unshare(CloneFlags::CLONE_NEWNET)?;
+            // Effective is the larger of `all` and the interface's own; new interfaces take over `default`.
+            for place in ["all", "default"] {
+                for (key, value) in [("accept_dad", "0"), ("router_solicitations", "0"), ("accept_ra", "0")] {
+                    fs::write(format!("/proc/sys/net/ipv6/conf/{place}/{key}"), value)?;
+                }
+            }
             File::open("/proc/thread-self/ns/net")
         };
         let ns = thread::scope(|s| s.spawn(make).join());
@@ -72,12 +79,7 @@ impl Host {
             Ok(Err(e)) => panic!("host {name}: no network namespace: {e}"),
             Err(_) => panic!("host {name}: the namespace thread panicked"),
         };
-        let host = Self { name: name.to_owned(), ns, dir, serial };
-        // Effective is the larger of `all` and the interface's own; new interfaces take over `default`.
-        for (key, value) in [("accept_dad", "0"), ("router_solicitations", "0"), ("accept_ra", "0")] {
-            host.sysctl(&format!("net/ipv6/conf/all/{key}"), value);
-            host.sysctl(&format!("net/ipv6/conf/default/{key}"), value);
-        }
+        let host = Self { name: name.to_owned(), ns, dir, serial, programs: Arc::default() };
         host.ip("link set lo up");
         host
     }
@@ -116,8 +118,12 @@ impl Host {
         let n = self.serial.fetch_add(1, Ordering::Relaxed);
         let file = |kind: &str| self.dir.join(format!("{n:03}-{}.{kind}", self.name));
         let what = format!("{cmd:?}");
-        Running::start(cmd, &self.ns, file("stdout"), file("stderr"))
-            .unwrap_or_else(|e| panic!("host {}: cannot start {what}: {e}", self.name))
+        let running = Running::start(cmd, &self.ns, file("stdout"), file("stderr"))
+            .unwrap_or_else(|e| panic!("host {}: cannot start {what}: {e}", self.name));
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        programs.retain(|program| program.strong_count() > 0);
+        programs.push(running.program());
+        running
     }
 
     /// Runs a short program to its end, whatever that is.
@@ -240,5 +246,23 @@ impl Host {
     /// IPv6 and UDP counters so far.
     pub fn snmp6(&self) -> Snmp6 {
         self.within(counters::snmp6)
+    }
+}
+
+/// How to look inside, and the programs that run there.
+impl std::fmt::Display for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let user = if super::in_user_namespace() {
+            format!("--user=/proc/{}/ns/user --preserve-credentials ", std::process::id())
+        } else {
+            String::new()
+        };
+        write!(f, "host {}: nsenter {user}--net={}", self.name, self.path())?;
+        let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        programs
+            .iter()
+            .filter_map(Weak::upgrade)
+            .filter(|p| p.is_alive())
+            .try_for_each(|p| write!(f, "\n{p}"))
     }
 }
