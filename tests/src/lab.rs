@@ -30,6 +30,7 @@ pub use router::{Mroute, Role, Router, routers_missing};
 pub use switch::{Member, Switch};
 pub use wire::{Flip, Impairment, Wire, WireCounts, WireLoss};
 
+use crate::figures;
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -69,6 +70,7 @@ impl Lab {
         // A test that failed inside the lab poisons the lock but leaves nothing behind.
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         process::raise_file_limit();
+        figures::set_test(name);
         let lab = Self {
             name: name.to_owned(),
             folder: Folder::new(),

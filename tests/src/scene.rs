@@ -2,7 +2,7 @@
 //! Everything goes through the command line, by the contract (names, `--json` keys, exit codes).
 
 use crate::lab::{Exit, Host, Lab, Running, until};
-use crate::{bins, object};
+use crate::{bins, figures, object};
 use serde::Deserialize;
 use std::ffi::OsString;
 use std::iter;
@@ -107,16 +107,19 @@ impl Got {
         self.done.packets_received as f64 / self.done.symbols_needed.max(1) as f64
     }
 
-    /// Prints the figures as a row of a Markdown table; `--nocapture` shows it.
-    pub fn row(&self, scenario: &str, more: &str) {
-        println!(
-            "| {scenario} | {} B | {:.2} s | {:.3} packets/symbol | {} rejected | {:.1} MiB peak | {:.2} s CPU | {more} |",
-            self.done.size,
-            self.exit.seconds,
-            self.packets_per_symbol(),
-            self.done.packets_rejected,
-            self.exit.peak_mib(),
-            self.exit.cpu_seconds,
+    /// Notes the figures, with what `more` says, as a row of the test's table.
+    pub fn row(&self, name: &str, more: &str) {
+        figures::row(
+            name,
+            &[
+                ("object", &format!("{} B", self.done.size)),
+                ("start to exit", &format!("{:.2} s", self.exit.seconds)),
+                ("packets/symbol", &format!("{:.3}", self.packets_per_symbol())),
+                ("rejected", &self.done.packets_rejected.to_string()),
+                ("peak memory", &format!("{:.1} MiB", self.exit.peak_mib())),
+                ("CPU", &format!("{:.2} s", self.exit.cpu_seconds)),
+                ("more", more),
+            ],
         );
     }
 }

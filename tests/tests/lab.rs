@@ -1,8 +1,8 @@
 //! The lab proves itself: what the scenarios rely on, shown with sockets and programs of its own.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
-use carousel_tests::bins;
 use carousel_tests::lab::{self, Host, Lab, Loss, Running, until};
+use carousel_tests::{bins, figures};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
@@ -163,6 +163,10 @@ fn two_hundred_hosts_are_cheap() {
     // Not readiness: the span that is measured.
     std::thread::sleep(Duration::from_secs(3));
     let share = (own_cpu() - cpu).as_secs_f64() / began.elapsed().as_secs_f64();
+    figures::row(
+        "200 hosts with a program each",
+        &[("raised in", &format!("{raised:.1?}")), ("CPU to watch them", &format!("{:.1} %", share * 100.0))],
+    );
     assert!(raised < Duration::from_secs(10), "{raised:?}");
     assert!(share < 0.06, "{share}");
     for sleep in sleeps {
