@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # All tests, as CI runs them:   tests/run.sh
+# and keep what they measured:  tests/run.sh --record
 # Only those with a name:       tests/run.sh late_join
+# and keep its lab to look at:  tests/run.sh --keep late_join_at_loss
 #
 # As root on Debian or Ubuntu it installs the tools it misses. Without root it runs what can be run, and names
 # every test that was skipped and why. With CI=true a skipped test is a failed test.
 set -euo pipefail
 umask 022                 # an ordinary user, too, must be able to run the built tests
 exec </dev/null           # nothing in here asks anybody anything
-cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.."
+script=$(readlink -f "${BASH_SOURCE[0]}")
+cd "$(dirname "$script")/.."
 unset CLIPPY_CONF_DIR     # carousel-proto/clippy.toml must be found by its place
 
 ci=${CI:-}
@@ -15,6 +18,41 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 say() { printf '%s\n' "$*"; }
 complain() { printf '\n!! %s\n\n' "$*" >&2; }
+
+# --- one end for all ----------------------------------------------------------------------------------------------
+
+# All that follows runs in a process group of its own, that of `timeout`, which passes on the signal it gets and
+# kills 10 s later what did not mind it. So an interrupted run ends whole, whether its terminal sent the signal or
+# somebody who knows this process only. The shell that stays here removes the run's folder when they are gone.
+if [ -z "${CAROUSEL_RUN:-}" ]; then
+  work=$(mktemp -d)
+  run=''
+  finish() {
+    if [ -n "$run" ]; then kill -KILL -- "-$run" 2>/dev/null || true; fi
+    # What was just killed may still be writing.
+    for _ in 1 2 3 4 5; do rm -rf "$work" && break || sleep 1; done
+  }
+  trap finish EXIT
+  signalled=''
+  trap 'signalled=1; if [ -n "$run" ]; then kill -TERM "$run" 2>/dev/null || true; fi' HUP INT TERM
+  limit=0
+  if [ "$ci" = true ]; then limit=60m; fi # nobody watches CI: a test that hangs must not hang it
+  CAROUSEL_RUN=$work timeout -k 10 "$limit" "$BASH" "$script" "$@" &
+  run=$!
+  if [ -n "$signalled" ]; then signalled='' && kill -TERM "$run"; fi # it came while $run had no number yet
+  while code=0; wait "$run" || code=$?; [ -n "$signalled" ]; do signalled=''; done
+  exit "$code"
+fi
+work=$CAROUSEL_RUN
+unset CAROUSEL_RUN
+
+keep='' record=''
+case ${1:-} in
+  --keep) keep=1 && shift ;;
+  --record) record=1 && shift ;;
+esac
+if [ -n "$keep" ] && [ $# -eq 0 ]; then complain "--keep wants the name of a test" && exit 2; fi
+if [ -n "$record" ] && [ $# -gt 0 ]; then complain "--record is for the whole run, without a name" && exit 2; fi
 
 # --- steps and their times --------------------------------------------------------------------------------------
 
@@ -29,13 +67,16 @@ step() { # NAME COMMAND…: runs the command, which ends the script if it fails
   times+=("$(printf '%5d s  %s' $((SECONDS - began)) "$now_at")")
 }
 
-work=$(mktemp -d)
 finish() {
   local code=$?
-  rm -rf "$work"
-  if [ "$code" -ne 0 ]; then complain "failed in: $now_at (exit code $code)"; fi
+  if [ "$code" -gt 128 ]; then
+    complain "interrupted in: $now_at"
+  elif [ "$code" -ne 0 ]; then
+    complain "failed in: $now_at (exit code $code)"
+  fi
 }
 trap finish EXIT
+trap 'exit 143' TERM
 
 # --- tools --------------------------------------------------------------------------------------------------------
 
@@ -190,12 +231,28 @@ dependencies() {
 
 tests_code=0
 run_tests() {
-  local guard=()
-  # Nobody watches CI: a test that hangs must not hang it.
-  if [ "$ci" = true ]; then guard=(timeout -k 10 35m); fi
+  if [ $# -eq 0 ]; then rm -f "$figures"; fi
+  local harness=()
+  if [ -n "$keep" ]; then
+    export CAROUSEL_LAB_KEEP=1
+    harness=(--nocapture --test-threads=1)
+  fi
   # set -o pipefail: the code is cargo's. The summary comes first, then the end.
-  "${guard[@]}" cargo test --release --workspace --no-fail-fast "${locked[@]}" -- "$@" 2>&1 |
+  cargo test --release --workspace --no-fail-fast "${locked[@]}" -- "${harness[@]}" "$@" 2>&1 |
     tee "$work/tests" || tests_code=$?
+}
+
+# What the tests measured. Of a few tests, the file also has what others measured before: only its path is said.
+show_figures() {
+  printf '\n=== figures: %s\n' "$figures"
+  if [ $# -eq 0 ] && [ -f "$figures" ]; then cat "$figures"; fi
+  if [ -z "$record" ]; then return; fi
+  if [ "$tests_code" -eq 0 ]; then
+    cp "$figures" tests/FIGURES.md
+    say "recorded as tests/FIGURES.md"
+  else
+    complain "not recorded: a test failed"
+  fi
 }
 
 # The last line counts, as CI and people like it. A test that skips itself counts as passed for cargo.
@@ -225,6 +282,7 @@ step "tools" install_tools
 step "cargo" find_cargo
 open_doors
 step "routers" get_routers
+figures=${CARGO_TARGET_DIR:-target}/lab-figures.md
 if [ $# -eq 0 ]; then
   step "format" cargo fmt --all --check
   # The profile of everything below, so that what both need is built once.
@@ -236,6 +294,7 @@ fi
 step "build" cargo build --release --workspace "${locked[@]}"
 step "tests" run_tests "$@"
 now_at=result
+show_figures "$@"
 summary
 now_at=tests
 exit "$tests_code"
