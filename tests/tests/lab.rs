@@ -190,10 +190,11 @@ fn victim() {
     let (s, c) = (lab.host("s"), lab.host("c"));
     lab.link(&s, "eth0", "fd00:6::1/64", &c, "eth0", "fd00:6::2/64", 1280);
     c.loss("eth0", Loss::PerMille(1));
-    // Writes without end, and not in a host: as `pack` does.
+    // Not in a host, as `pack` is not. When asked to end it writes into the folder instead, until it is killed.
     let outside = lab.file("outside");
-    let write = format!("echo $$ >{0}; while sleep 0.01; do date >{0}.$(date +%N); done", outside.display());
-    std::thread::spawn(move || bins::run("sh", ["-c", &write]));
+    let write = "exec 2>/dev/null; trap 'while : >$0.$((n += 1)); do :; done' TERM; echo $$ >$0; while :; do sleep 1; done";
+    let line = ["sh".into(), "-c".into(), write.into(), outside.clone().into_os_string()];
+    std::thread::spawn(move || bins::run_line(&line));
     let running = [
         s.spawn(&["sleep", "1000"]),
         c.spawn(&["sh", "-c", "sleep 1000; true"]),

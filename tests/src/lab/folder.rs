@@ -104,6 +104,8 @@ fn sweep(place: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
     use std::time::SystemTime;
 
     #[test]
@@ -111,7 +113,9 @@ mod tests {
         let folder = Folder::new();
         let path = folder.path().to_owned();
         let janitor = format!("/proc/{}", folder.janitor.id());
-        assert!(fs::exists(&janitor).unwrap());
+        for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM] {
+            kill(Pid::from_raw(folder.janitor.id().cast_signed()), signal).unwrap();
+        }
         fs::create_dir(path.join("inner")).unwrap();
         fs::write(path.join("inner/file"), "x").unwrap();
         drop(folder);
