@@ -4,6 +4,7 @@
 //! processes may write at once: each takes its turn, and a reader always finds a whole file.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,10 +20,10 @@ type Row = (String, Vec<(String, String)>);
 
 /// Notes one measurement of the test that runs, as a row of its table, and prints it on stdout.
 ///
-/// `figures::row("two routers", &[("join to first packet", "23 ms"), ("leave to last packet", "130 ms")])`
+/// `figures::row("two routers", &[("join to first packet", &"23 ms"), ("lost", &count)])`
 ///
 /// The test's table has the columns of all its rows. Note only what counts: no measurement that is then repeated.
-pub fn row(name: &str, figures: &[(&str, &str)]) {
+pub fn row(name: &str, figures: &[(&str, &dyn Display)]) {
     static NOTED: Mutex<BTreeMap<String, Vec<Row>>> = Mutex::new(BTreeMap::new());
     let shown: Vec<String> = figures.iter().map(|(column, figure)| format!("{column}: {figure}")).collect();
     println!("| {name} | {} |", shown.join(" | "));
@@ -31,7 +32,7 @@ pub fn row(name: &str, figures: &[(&str, &str)]) {
     let exe = std::env::current_exe().unwrap_or_default();
     let title = title(&exe);
     let rows = noted.entry(title.clone()).or_default();
-    let owned = figures.iter().map(|(column, figure)| ((*column).to_owned(), (*figure).to_owned()));
+    let owned = figures.iter().map(|(column, figure)| ((*column).to_owned(), figure.to_string()));
     rows.push((name.to_owned(), owned.collect()));
     let done = write(target(&exe), header(), &title, &table(rows));
     // A figure that cannot be written down fails no test: another user's folder, for instance.

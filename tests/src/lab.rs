@@ -282,8 +282,9 @@ fn bare(addr: &str) -> Ipv6Addr {
 
 /// Why there can be no lab here. When a user namespace can help, this does not return.
 fn obstacle() -> Option<String> {
-    if let Some(tool) =
-        ["ip", "tc", "bridge", "nft", "ethtool", "unshare", "setsid", "ss"].into_iter().find(|tool| !have(tool))
+    if let Some(tool) = ["ip", "tc", "bridge", "nft", "ethtool", "unshare", "setsid", "ss"]
+        .into_iter()
+        .find(|tool| !have(tool))
     {
         return Some(format!("the program {tool} is missing"));
     }

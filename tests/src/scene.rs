@@ -115,10 +115,10 @@ impl Got {
                 ("object", &format!("{} B", self.done.size)),
                 ("start to exit", &format!("{:.2} s", self.exit.seconds)),
                 ("packets/symbol", &format!("{:.3}", self.packets_per_symbol())),
-                ("rejected", &self.done.packets_rejected.to_string()),
+                ("rejected", &self.done.packets_rejected),
                 ("peak memory", &format!("{:.1} MiB", self.exit.peak_mib())),
                 ("CPU", &format!("{:.2} s", self.exit.cpu_seconds)),
-                ("more", more),
+                ("more", &more),
             ],
         );
     }

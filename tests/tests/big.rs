@@ -36,12 +36,7 @@ fn five_gibibytes_arrive_exact() {
     let pack = s.spawn(&line);
     let exit = pack.finish(Duration::from_secs(300));
     assert_eq!(exit.code(), 0, "{pack}");
-    println!(
-        "| pack 5 GiB | {:.1} s | {:.1} MiB peak | {:.1} s CPU |",
-        exit.seconds,
-        exit.peak_mib(),
-        exit.cpu_seconds
-    );
+    exit.row("pack 5 GiB");
     assert!(exit.peak_rss <= 64 << 20, "{exit:?}");
 
     let server = scene::serve(&s, &packed, "1500M", &[]);

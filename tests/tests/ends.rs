@@ -139,12 +139,7 @@ fn full_disk_shows_at_once() {
     let (_s, c, packed, _server, folder) = scenery(&lab);
     let client = get_into(&c, &packed, &folder, "mount -t tmpfs -o size=6m tmpfs \"$0\"");
     let exit = client.finish(LIMIT);
-    println!(
-        "| full disk, reserved | code {} | {:.2} s | {} |",
-        exit.code(),
-        exit.seconds,
-        last_line(&client)
-    );
+    exit.row(&format!("full disk, reserved: code {}: {}", exit.code(), last_line(&client)));
     assert_eq!(exit.code(), 6, "{client}");
     assert!(left_behind(&client).is_empty(), "{client}");
     assert!(exit.seconds < 2.0, "it should show before the transfer: {exit:?}");
@@ -167,7 +162,7 @@ fn disk_that_fills_up_ends_the_client() {
     if exit.code() == 99 {
         return lab::skip(test, &format!("no loop mount: {}", client.stderr().trim()));
     }
-    println!("| full disk, later | code {} | {:.2} s | {} |", exit.code(), exit.seconds, last_line(&client));
+    exit.row(&format!("full disk, later: code {}: {}", exit.code(), last_line(&client)));
     assert_eq!(exit.code(), 6, "{client}");
     assert!(left_behind(&client).is_empty(), "{client}");
 }

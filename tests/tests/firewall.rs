@@ -1,6 +1,7 @@
 //! What a server lets in: nothing. It works behind closed doors, listens to nothing, and could not if it wanted to.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
+use carousel_tests::figures;
 use carousel_tests::lab::{self, Host, Lab, deafen, until};
 use carousel_tests::scene::{self, CLIENT, GROUP, PORT, SOURCE};
 use nix::sys::signal::Signal;
@@ -247,7 +248,8 @@ fn judge(log: &str) {
         .filter_map(|line| Some((call(line)?, line)))
         .collect();
     let names: BTreeSet<&str> = of_sockets.iter().map(|(name, _)| *name).collect();
-    println!("| the server's system calls on sockets | {names:?} |");
+    let listed = names.iter().cloned().collect::<Vec<_>>().join(" ");
+    figures::row("the server, on sockets", &[("system calls", &listed)]);
     assert!(names.contains("sendmmsg"), "nothing sent? {names:?}");
     // bind is not among them: a program that never binds can be forbidden to.
     // fcntl is: a debug build's standard library looks at what it closes.

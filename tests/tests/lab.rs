@@ -6,7 +6,6 @@ use carousel_tests::{bins, figures};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
-use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};

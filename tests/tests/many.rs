@@ -5,10 +5,10 @@
 //! receive at the other end of its cable.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
+use carousel_tests::figures;
 use carousel_tests::lab::{self, Host, Lab, Running, until};
 use carousel_tests::object;
 use carousel_tests::scene::{self, GROUP, PORT, SOURCE};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::fs;
 use std::net::{SocketAddrV6, UdpSocket};
 use std::path::PathBuf;
@@ -67,18 +67,14 @@ impl Cost {
 
     fn row(&self, what: &str, receivers: usize) {
         let micros = self.nanos_per_packet / 1e3;
-        row(&[
-            what,
-            &receivers.to_string(),
-            &format!("{:.0} B/s sent", self.bytes_per_second),
-            &format!("{micros:.1} µs CPU/packet"),
-        ]);
+        figures::row(
+            &format!("{receivers} {what}"),
+            &[
+                ("B/s sent", &format!("{:.0}", self.bytes_per_second)),
+                ("server's CPU per packet", &format!("{micros:.1} µs")),
+            ],
+        );
     }
-}
-
-/// Figures as a row of a Markdown table.
-fn row(cells: &[&str]) {
-    println!("| {} |", cells.join(" | "));
 }
 
 /// Measures for each number of receivers, and holds the cost against that of the first. A server that gets no
@@ -107,19 +103,12 @@ fn assert_flat(receivers: &[usize], measure: impl Fn(usize) -> Cost) {
     }
 }
 
-/// Thousands of sockets, and a namespace each for hundreds of hosts, are descriptors of this process.
-fn many_descriptors() {
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
-}
-
 #[test]
 fn two_hundred_hosts_cost_the_server_nothing() {
     let Some(lab) = Lab::enter("two_hundred_hosts_cost_the_server_nothing") else { return };
-    many_descriptors();
     let began = Instant::now();
     let crowd = lab.crowd(&format!("{SOURCE}/64"), 200, 1280);
-    row(&["raise a crowd", "200", &format!("{:.2} s", began.elapsed().as_secs_f64())]);
+    figures::row("raising 200 hosts", &[("s", &format!("{:.1}", began.elapsed().as_secs_f64()))]);
 
     // Two cores carry 200 clients that wake up for each packet, 50 times a second.
     let packed = scene::pack(lab.dir(), 450_000, &["--block-size", "1MiB"]);
@@ -186,14 +175,16 @@ fn a_thousand_clients_on_one_host_all_finish() {
         !clients.is_alive()
     });
     let exit = clients.finish(SECOND);
-    row(&[
-        "clients on one host",
-        &joined.to_string(),
-        &format!("{:.1} s, all joined after {all_joined:.1} s", exit.seconds),
-        &format!("{:.1} s CPU of all clients", exit.cpu_seconds),
-        &format!("{} MiB of all clients, at most", (available - least) >> 20),
-        &format!("{} packets lost to full buffers", c.snmp6().buffer_losses()),
-    ]);
+    figures::row(
+        &format!("{joined} clients on one host"),
+        &[
+            ("all joined after", &format!("{all_joined:.1} s")),
+            ("all done after", &format!("{:.1} s", exit.seconds)),
+            ("CPU of all", &format!("{:.1} s", exit.cpu_seconds)),
+            ("memory of all, at most", &format!("{} MiB", (available - least) >> 20)),
+            ("packets lost to full buffers", &c.snmp6().buffer_losses()),
+        ],
+    );
     assert_eq!(exit.code(), 0, "{clients}");
     assert_eq!(joined, CLIENTS, "all at once");
     for (_, out) in &gets {
@@ -211,7 +202,6 @@ fn available_memory() -> u64 {
 #[test]
 fn server_cpu_is_flat_from_one_to_two_thousand_receivers() {
     let Some(lab) = Lab::enter("server_cpu_is_flat_from_one_to_two_thousand_receivers") else { return };
-    many_descriptors();
     let (s, c) = scene::pair(&lab);
     c.bill_apart("eth0");
     let packed = scene::pack(lab.dir(), 100_000, &[]);

@@ -15,13 +15,7 @@ fn pack(host: &Host, dir: &std::path::Path, size: u64, more: &[&str]) -> Packed 
     let pack = host.spawn(&scene::pack_line(&packed, more));
     let exit = pack.finish(LIMIT);
     assert_eq!(exit.code(), 0, "{pack}");
-    println!(
-        "| pack {} MiB {more:?} | {:.1} s | {:.1} MiB peak | {:.1} s CPU |",
-        size / MIB,
-        exit.seconds,
-        exit.peak_mib(),
-        exit.cpu_seconds
-    );
+    exit.row(&format!("pack {} MiB {}", size / MIB, more.join(" ")));
     assert!(exit.peak_rss <= 64 * MIB, "pack's memory: {exit:?}");
     packed
 }

@@ -1,6 +1,7 @@
 //! Real routers between server and client: PIM-SSM and MLD as they are, not as we imagine them.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
+use carousel_tests::figures;
 use carousel_tests::lab::{self, Host, Lab, Loss, Meter, Router, Running, until};
 use carousel_tests::scene;
 use carousel_tests::topology::{Routed, SENDER};
@@ -23,7 +24,7 @@ fn enter(test: &str) -> Option<(Lab, Routed)> {
     let lab = Lab::enter(test)?;
     let began = Instant::now();
     let net = Routed::new(&lab, 1280);
-    println!("{test}: the network was up after {:.1} s", began.elapsed().as_secs_f64());
+    figures::row("raising the network", &[("s", &format!("{:.1}", began.elapsed().as_secs_f64()))]);
     Some((lab, net))
 }
 
@@ -104,7 +105,8 @@ fn late_joins_across_two_routers() {
         waits.push(wait);
     }
     waits.sort_by(f64::total_cmp);
-    println!("| late joins | {:.0} ms to {:.0} ms to the first packet |", waits[0] * 1e3, waits[7] * 1e3);
+    let (least, most) = (format!("{:.0}", waits[0] * 1e3), format!("{:.0}", waits[7] * 1e3));
+    figures::row("all late joins", &[("least ms from join to packet", &least), ("most", &most)]);
     // Every link is exactly as wide as the packets.
     for host in [&net.s, net.r1.host(), net.r2.host()].into_iter().chain(&net.r) {
         assert_eq!(host.snmp6().fragments(), 0, "fragments at {}", host.name());
@@ -126,11 +128,10 @@ fn routers_stop_when_the_last_client_is_killed() {
     let last = killed.elapsed();
     until("the sender's router to stop", LIMIT, || sent_on(&net.r1, SENDER).is_empty());
     let first = killed.elapsed();
-    println!(
-        "| last client killed | silent after {:.0} ms behind the routers, {:.0} ms between them |",
-        ms(last),
-        ms(first)
-    );
+    let (last, first_ms) = (format!("{:.0}", ms(last)), format!("{:.0}", ms(first)));
+    let silent = "silent after ms";
+    figures::row("behind the routers, last client killed", &[(silent, &last)]);
+    figures::row("between the routers, last client killed", &[(silent, &first_ms)]);
     // Two questions of 0.2 s, and the prune to the next router.
     assert!(first <= Duration::from_secs(5), "{:?}", net.r1.mroutes());
     let meter = Meter::new(net.r1.host(), "wan");
@@ -192,10 +193,11 @@ fn router_restart_in_the_middle_of_a_transfer() {
             assert!(client.is_alive(), "{client}");
             arrived() > before
         });
-        println!(
-            "{name}: data was away for {:.1} s, {:.1} s of them after its daemons were started again",
-            stopped.elapsed().as_secs_f64(),
-            started.elapsed().as_secs_f64()
+        let away = format!("{:.1}", stopped.elapsed().as_secs_f64());
+        let after = format!("{:.1}", started.elapsed().as_secs_f64());
+        figures::row(
+            &format!("{name} restarts"),
+            &[("s without data", &away), ("of them with its daemons", &after)],
         );
     }
     let got = scene::arrive(&client, &packed, &out, LIMIT);

@@ -2,6 +2,7 @@
 //! and to no other, and stops when the last one has gone.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
+use carousel_tests::figures;
 use carousel_tests::lab::{Host, Lab, Member, Meter, Running, Switch, until};
 use carousel_tests::scene::{self, GROUP, PACKET_BYTES, SOURCE};
 use carousel_tests::topology::Switched;
@@ -28,7 +29,11 @@ fn nobody_joined_and_nothing_passes_the_switch() {
     let sent = first_port.read().received - before;
     let rate = sent as f64 * PACKET_BYTES * 8.0 / began.elapsed().as_secs_f64();
     let passed = meters.map(|meter| meter.read().sent);
-    println!("| nobody joined | {sent} packets sent, {:.2} Mbit/s | {passed:?} passed |", rate / 1e6);
+    let mbit = format!("{:.2} Mbit/s", rate / 1e6);
+    figures::row(
+        "nobody joined",
+        &[("packets sent", &sent), ("rate", &mbit), ("left the switch", &passed.iter().sum::<u64>())],
+    );
     assert!((rate / RATE.1 - 1.0).abs() < 0.02, "the server sends at {rate} bit/s");
     assert_eq!(passed, [0; 4], "data packets left the switch unasked");
 }
@@ -58,7 +63,10 @@ fn only_ports_that_joined_the_source_get_it() {
     got.row("one of four joined", "");
     assert_eq!(idle.finish(LIMIT).code(), 5, "the wrong source: {idle}");
     let passed = meters.map(|meter| meter.read().sent);
-    println!("| packets to the ports: joined, idle, wrong source, idle | {passed:?} |");
+    for (who, packets) in ["joined", "not joined", "joined a wrong source", "not joined"].iter().zip(&passed)
+    {
+        figures::row(who, &[("packets at its port", packets)]);
+    }
     assert!(passed[0] >= got.done.packets_received, "{passed:?}");
     assert_eq!(passed[1..], [0; 3], "data packets at ports that did not join their source");
 }
@@ -97,7 +105,7 @@ fn traffic_stops_when_the_last_client_has_gone() {
         let client = scene::get(&net.r[0], &[SOURCE], &packed, &lab.file("got"), &[]);
         scene::wait_received(&net.r[0], &client, MIB, LIMIT);
         let after = silence_after(&net.switch, &net.r[0], || client.kill(signal));
-        println!("| client ended by {signal} | last packet after {} ms |", after.as_millis());
+        figures::row(&format!("client ended by {signal}"), &[("last packet after ms", &after.as_millis())]);
         assert!(after <= LEAVE, "{signal}: the stream went on for {after:?}");
     }
 }
@@ -113,7 +121,7 @@ fn a_client_that_is_done_leaves_before_its_hook_runs() {
     let client = scene::get(&net.r[0], &[SOURCE], &packed, &out, &["--on-complete", "sleep 8"]);
     until("the file", LIMIT, || out.exists() || !client.is_alive());
     let after = silence_after(&net.switch, &net.r[0], || ());
-    println!("| client complete, its hook runs | last packet after {} ms |", after.as_millis());
+    figures::row("client complete, its hook runs", &[("last packet after ms", &after.as_millis())]);
     assert!(client.is_alive(), "its hook should still run: {client}");
     assert!(after <= LEAVE, "the stream went on for {after:?}");
     scene::arrive(&client, &packed, &out, LIMIT);

@@ -2,6 +2,7 @@
 //! addresses too, servers die and come back, clocks are wrong, clients are stopped. It goes on, and ends exact.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
+use carousel_tests::figures;
 use carousel_tests::forgery::{self, Channel, Complaint};
 use carousel_tests::lab::{self, Host, Lab, Meter, until};
 use carousel_tests::scene::{self, CLIENT, GROUP, PORT, SOURCE, SOURCE_2};
@@ -262,14 +263,17 @@ fn the_querier_changes_in_the_middle_of_a_transfer() {
         let before = std::mem::replace(&mut seen, flooded());
         before == seen
     });
-    println!("| the other switch queries after | {:.1} s |", began.elapsed().as_secs_f64());
+    figures::row(
+        "the other switch queries",
+        &[("after s", &format!("{:.1}", began.elapsed().as_secs_f64()))],
+    );
     assert!(clients.iter().all(|(_, client)| client.is_alive()), "a transfer ended before the change");
     for (host, client) in &clients {
         let got = scene::arrive(client, &packed, &lab.file(host.name()), LIMIT);
         got.row(&format!("querier changed, {}", host.name()), &format!("{} lost", got.done.packets_lost));
         assert_eq!(got.done.packets_lost, 0, "{got:?}");
     }
-    println!("| querier changed: packets to ports that did not join, until the new one ruled | {seen:?} |");
+    figures::row("a port that did not join", &[("packets until the new querier ruled", &seen[0])]);
     assert_eq!(flooded(), seen, "the switch floods again");
 }
 
@@ -290,7 +294,7 @@ fn a_paced_channel_fits_a_shallow_queue() {
     }) else {
         return;
     };
-    println!("| 20M through 23M with a queue of 16 packets | {sent} sent | {dropped} dropped |");
+    figures::row("20M through 23M with a queue of 16 packets", &[("sent", &sent), ("dropped", &dropped)]);
     assert!(server.is_alive() && sent > 4 * 1_500, "{server}");
     // A busy machine oversleeps now and then, and what it missed it sends at twice the rate.
     assert!(dropped * 50 <= sent, "{dropped} of {sent} packets found the queue full");

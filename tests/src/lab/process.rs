@@ -10,10 +10,12 @@
 //! the largest `VmHWM` seen while the child lived, which misses what it grew by after the last look.
 #![allow(unsafe_code)]
 
+use crate::figures;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -43,6 +45,16 @@ impl Exit {
     /// The exit code; a death by signal N is `-N`.
     pub fn code(&self) -> i32 {
         self.status.code().unwrap_or_else(|| -self.status.signal().unwrap_or(0))
+    }
+
+    /// Notes what a program cost as a row of the test's table.
+    pub fn row(&self, name: &str) {
+        let figures: [(&str, &dyn Display); 3] = [
+            ("start to exit", &format!("{:.2} s", self.seconds)),
+            ("peak memory", &format!("{:.1} MiB", self.peak_mib())),
+            ("CPU", &format!("{:.2} s", self.cpu_seconds)),
+        ];
+        figures::row(name, &figures);
     }
 
     /// The peak in MiB, for people.
@@ -146,7 +158,7 @@ impl Running {
     /// Time on a CPU so far, of its living threads, in nanoseconds; 0 once it has ended. For a program that sleeps most
     /// of the time this is exact, where `cpu_seconds` counts the ticks that happened to find it awake.
     pub fn cpu_nanos(&self) -> u64 {
-        let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
         let nanos = |thread: fs::DirEntry| {
             fs::read_to_string(thread.path().join("schedstat")).ok()?.split(' ').next()?.parse::<u64>().ok()
         };
@@ -173,7 +185,7 @@ impl Running {
     }
 }
 
-impl std::fmt::Display for Running {
+impl Display for Running {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}\n--- stdout\n{}--- stderr\n{}", self.0.what, self.stdout(), self.stderr())
     }
@@ -237,7 +249,7 @@ impl Program {
 }
 
 /// For people who look inside a kept lab.
-impl std::fmt::Display for Program {
+impl Display for Program {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (out, err) = (self.stdout.display(), self.stderr.display());
         write!(f, "  pid {}: {}\n    {out}\n    {err}", self.pid, self.what)
