@@ -557,7 +557,9 @@ mod tests {
         assert_eq!(receiver.counters().received, 1, "so that nobody says that nothing arrived");
         receiver.handle_packet(0, ChannelId(0), &manifest_packet(|_| ()));
         let early = receiver.take_early();
-        early.iter().for_each(|(channel, bytes)| drop(receiver.handle_early(0, channel, bytes)));
+        for (channel, bytes) in early.iter() {
+            receiver.handle_early(0, channel, bytes);
+        }
         let counters = receiver.counters();
         assert_eq!((counters.received, counters.rejected, counters.control), (2, 1, 1));
         let counted = receiver.channel_counts().next().map(|count| count.received);
