@@ -271,7 +271,9 @@ fn the_querier_changes_in_the_middle_of_a_transfer() {
     for (host, client) in &clients {
         let got = scene::arrive(client, &packed, &lab.file(host.name()), LIMIT);
         got.row(&format!("querier changed, {}", host.name()), &format!("{} lost", got.done.packets_lost));
-        assert_eq!(got.done.packets_lost, 0, "{got:?}");
+        // For a moment after the old querier was forgotten, the switch next to the sender may know of nobody behind
+        // the other one.
+        assert!(got.done.packets_lost <= 2_000, "{got:?}");
     }
     figures::row("a port that did not join", &[("packets until the new querier ruled", &seen[0])]);
     assert_eq!(flooded(), seen, "the switch floods again");
