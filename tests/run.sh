@@ -238,7 +238,7 @@ run_tests() {
     harness=(--nocapture --test-threads=1)
   fi
   # set -o pipefail: the code is cargo's. The summary comes first, then the end.
-  cargo test --release --workspace --no-fail-fast "${locked[@]}" -- "${harness[@]}" "$@" 2>&1 |
+  cargo test --profile lab --workspace --no-fail-fast "${locked[@]}" -- "${harness[@]}" "$@" 2>&1 |
     tee "$work/tests" || tests_code=$?
 }
 
@@ -286,12 +286,12 @@ figures=${CARGO_TARGET_DIR:-target}/lab-figures.md
 if [ $# -eq 0 ]; then
   step "format" cargo fmt --all --check
   # The profile of everything below, so that what both need is built once.
-  step "clippy" cargo clippy --release --workspace --all-targets "${locked[@]}" -- -D warnings
+  step "clippy" cargo clippy --profile lab --workspace --all-targets "${locked[@]}" -- -D warnings
   step "carousel-proto is pure" purity
   step "deploy files" deploy_files
   step "dependencies" dependencies
 fi
-step "build" cargo build --release --workspace "${locked[@]}"
+step "build" cargo build --release "${locked[@]}"
 step "tests" run_tests "$@"
 now_at=result
 show_figures "$@"

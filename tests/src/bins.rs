@@ -34,12 +34,13 @@ pub fn run_line<S: AsRef<OsStr>>(line: &[S]) -> Output {
     run(program, args)
 }
 
-/// `CAROUSEL_BIN_DIR` if set; else the profile folder this test program was built into, or the one above.
+/// `CAROUSEL_BIN_DIR` if set; else the profile folder this test program was built into, or `release` beside it.
 fn find(name: &str) -> PathBuf {
     let asked = std::env::var_os("CAROUSEL_BIN_DIR").map(PathBuf::from);
     let own = std::env::current_exe().unwrap_or_default();
     let near = own.ancestors().skip(1).take(2).map(PathBuf::from);
-    let places: Vec<PathBuf> = asked.map_or_else(|| near.collect(), |dir| vec![dir]);
+    let release = own.ancestors().nth(3).map(|target| target.join("release"));
+    let places: Vec<PathBuf> = asked.map_or_else(|| near.chain(release).collect(), |dir| vec![dir]);
     places.iter().map(|dir| dir.join(name)).find(|path| path.is_file()).unwrap_or_else(|| {
         panic!("no {name} in {places:?}: run the test command of README.md, or set CAROUSEL_BIN_DIR")
     })
