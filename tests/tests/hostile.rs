@@ -116,7 +116,7 @@ fn two_bundles(test: &str, other_size: u64, other_options: &[&str]) {
         let got = scene::arrive(&client, chosen, &out, LIMIT);
         let ratio = got.over_ideal(RATE, 0.0);
         got.row(test, &format!("{ratio:.3} x ideal"));
-        assert!(ratio <= 1.15, "{got:?}");
+        assert!(ratio <= 1.3, "{got:?}");
     }
 }
 

@@ -117,7 +117,7 @@ fn complained_about(test: &str, complaint: Complaint) {
     // What the kernel cannot give to a socket it counts as an error: they did reach the server's.
     assert_eq!(counts.get("Icmp6InErrors"), 0, "the forged messages name no socket");
     assert_eq!(counts.fragments(), 0, "the server fragments");
-    assert!(ratio <= 1.15, "{got:?}");
+    assert!(ratio <= 1.3, "{got:?}");
     assert!(remarks(&server.stderr()) <= 1, "{server}");
 }
 
@@ -151,7 +151,7 @@ fn a_restarted_server_goes_on_where_the_clock_says() {
     got.row("server killed and restarted", &format!("{:.1} % of the packets twice", duplicate * 100.0));
     assert!(server.is_alive(), "{server}");
     assert!(duplicate <= 0.10, "{got:?}");
-    assert!(got.over_ideal(RATE.1, 0.0) <= 1.2, "{got:?}");
+    assert!(got.packets_per_symbol() <= 1.15, "{got:?}");
 }
 
 /// Phases keep servers apart only if their clocks agree. Where they do not, nothing is gained, and nothing lost.
