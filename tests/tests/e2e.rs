@@ -93,7 +93,7 @@ fn two_servers_halve_the_time_and_one_may_die() {
     fs::remove_file(&out).unwrap();
     let ratio = two.exit.seconds / one.exit.seconds;
     two.row("two servers", &format!("{ratio:.3} of one server's time"));
-    assert!(ratio <= 0.53, "{ratio}: {one:?} {two:?}");
+    assert!(ratio <= 0.56, "{ratio}: {one:?} {two:?}");
 
     let client = scene::get(&c, &[SOURCE, SOURCE_2], &packed, &out, &[]);
     scene::wait_received(&c, &client, packed.size / 2, LIMIT);

@@ -179,7 +179,7 @@ fn a_server_whose_clock_is_wrong_by_an_hour_does_no_harm() {
     got.row("clock of one server wrong by an hour", &format!("{ratio:.3} of one server's time"));
     assert_eq!(got.done.packets_rejected, 0, "{got:?}");
     // Between one half, where the phases happen to lie well, and one, where they coincide.
-    assert!(ratio <= 1.1, "{got:?}");
+    assert!(ratio <= 1.2, "{got:?}");
 }
 
 #[test]
