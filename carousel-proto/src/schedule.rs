@@ -17,6 +17,8 @@ use std::ops::Range;
 
 /// Symbols per visit of a block.
 pub const VISIT: u64 = 8;
+/// Records of a coset that a channel with several cosets in a round sends in a row.
+pub const RUN: u64 = 8;
 /// Default number of cosets, as a binary logarithm: tiers of rates 1, 1, 2, 4.
 pub const DEFAULT_ROUNDS_LOG2: u8 = 3;
 /// Most cosets, as a binary logarithm.
@@ -287,11 +289,45 @@ pub enum Item {
 /// Which packet a channel sends at each position.
 #[derive(Debug, Clone)]
 pub struct Order {
-    /// Cosets in sending order, with the first record of each in the channel's cycle.
-    cosets: Vec<(Coset, u64)>,
+    rounds: Vec<Round>,
+    /// Records in all rounds.
     cycle: u64,
     block_pages: u64,
     interval: u64,
+}
+
+/// What a channel sends of one round. Its cosets take turns by runs of [`RUN`] records, not one after the other:
+/// all levels of a ladder then pass the same part of their cosets at the same time, and whoever joins in the
+/// middle of a round hears the parts that are behind it in the next one, and nothing twice.
+#[derive(Debug, Clone)]
+struct Round {
+    /// Number of its first record in the channel's cycle.
+    first: u64,
+    /// The cosets and their numbers of records.
+    cosets: Vec<(Coset, u64)>,
+    /// Runs that every coset has. What is left of each follows behind, coset by coset.
+    runs: u64,
+}
+
+impl Round {
+    /// What the `offset`th record of the round is.
+    fn record(&self, offset: u64) -> Item {
+        let (run, cosets) = (offset / RUN, self.cosets.len() as u64);
+        if run < self.runs * cosets {
+            let (coset, _) = self.cosets[(run % cosets) as usize];
+            return Item::Record(coset, RecordIndex((run / cosets * RUN + offset % RUN) as u32));
+        }
+        let taken = self.runs * RUN;
+        let mut rest = offset - taken * cosets;
+        for (coset, records) in &self.cosets {
+            let left = records - taken;
+            if rest < left {
+                return Item::Record(*coset, RecordIndex((taken + rest) as u32));
+            }
+            rest -= left;
+        }
+        Item::Manifest // not reached: offsets are below the sum of all records
+    }
 }
 
 impl Order {
@@ -303,19 +339,23 @@ impl Order {
             Tier::Level(l) if l <= log2 => 1 << (l - 1)..1 << l,
             Tier::Level(_) => return None,
         };
-        let mut cosets = Vec::new();
+        let mut rounds = Vec::new();
         let mut cycle = 0;
         for round in 0..layout.cosets() {
-            let first = if log2 == 0 { 0 } else { round.reverse_bits() >> (32 - u32::from(log2)) };
-            for y in per_round.clone() {
-                let coset = Coset(first ^ y);
-                cosets.push((coset, cycle));
-                cycle += layout.coset_records(coset);
-            }
+            let start = if log2 == 0 { 0 } else { round.reverse_bits() >> (32 - u32::from(log2)) };
+            let cosets: Vec<_> = per_round
+                .clone()
+                .map(|y| Coset(start ^ y))
+                .map(|coset| (coset, layout.coset_records(coset)))
+                .collect();
+            let runs = cosets.iter().map(|(_, records)| records / RUN).min().unwrap_or(0);
+            let first = cycle;
+            cycle += cosets.iter().map(|(_, records)| records).sum::<u64>();
+            rounds.push(Round { first, cosets, runs });
         }
         let needed = layout.geometry().symbols_needed();
         Some(Self {
-            cosets,
+            rounds,
             cycle,
             block_pages: u64::from(block_pages(layout.geometry())),
             interval: (needed / 4).clamp(4, CONTROL_INTERVAL),
@@ -348,9 +388,8 @@ impl Order {
             };
         }
         let record = (turn * (self.interval - 1) + at - u64::from(at > control)) % self.cycle;
-        let index = self.cosets.partition_point(|(_, first)| *first <= record) - 1;
-        let (coset, first) = self.cosets[index];
-        Item::Record(coset, RecordIndex((record - first) as u32))
+        let round = &self.rounds[self.rounds.partition_point(|round| round.first <= record) - 1];
+        round.record(record - round.first)
     }
 }
 
@@ -430,15 +469,37 @@ mod tests {
             for start in 0..8 / per_round {
                 let mut heard = BTreeSet::new();
                 for round in start * 8 / per_round..(start + 1) * 8 / per_round {
-                    for (t, order) in orders.iter().enumerate().take(tiers) {
-                        let each = if t == 0 { 1 } else { 1 << (t - 1) };
-                        let r = round % 8;
-                        for (coset, _) in &order.cosets[r * each..(r + 1) * each] {
+                    for order in orders.iter().take(tiers) {
+                        for (coset, _) in &order.rounds[round % 8].cosets {
                             assert!(heard.insert(coset.0), "tiers {tiers}: {coset:?} twice");
                         }
                     }
                 }
                 assert_eq!(heard.len(), 8);
+            }
+        }
+    }
+
+    #[test]
+    fn a_level_sends_every_record_of_its_cosets_and_pages_before_their_slots() {
+        for (size, rest) in [(3 << 20, 883), (70_000, 56), (3_000, 7)] {
+            let l = layout(size, 16, 56, rest.min(56), 3);
+            for (level, times) in [(1, 1), (2, 2), (3, 4)] {
+                let order = Order::new(&l, Tier::Level(level)).unwrap();
+                for round in &order.rounds {
+                    let mut next = vec![0; 8];
+                    let records: u64 = round.cosets.iter().map(|(_, records)| records).sum();
+                    for offset in 0..records {
+                        let Item::Record(coset, index) = round.record(offset) else { panic!("{offset}") };
+                        assert_eq!(index.0, next[coset.0 as usize], "a coset's records keep their order");
+                        next[coset.0 as usize] += 1;
+                    }
+                    let all =
+                        round.cosets.iter().all(|(c, records)| u64::from(next[c.0 as usize]) == *records);
+                    assert!(all, "{next:?}");
+                }
+                let base: u64 = (0..8).map(|c| l.coset_records(Coset(c))).sum();
+                assert_eq!(order.cycle, base * times, "in step with level 0 for ever");
             }
         }
     }

@@ -467,6 +467,93 @@ pub fn count(carousel: &Carousel, loss: Loss, servers: u32, join: u64, seed: u64
     state.run
 }
 
+/// The channels of one server's ladder: level 0 at the base rate, level l at 2^(l−1) times of it.
+pub struct Ladder {
+    layout: Layout,
+    levels: Vec<Order>,
+    /// The symbols of every coset in their order.
+    cosets: Vec<Vec<(Sbn, Esi)>>,
+}
+
+impl Ladder {
+    /// A ladder of as many levels as the layout has.
+    ///
+    /// # Panics
+    /// If there is no such layout.
+    pub fn new(geometry: Geometry) -> Self {
+        let layout = Layout::new(geometry, DEFAULT_ROUNDS_LOG2).expect("a layout");
+        let levels =
+            (0..=layout.rounds_log2()).map(|l| Order::new(&layout, Tier::Level(l)).expect("an order"));
+        let levels = levels.collect();
+        let cosets = (0..layout.cosets()).map(|coset| layout.walk(Coset(coset)).collect()).collect();
+        Self { layout, levels, cosets }
+    }
+
+    /// The cut of the object.
+    pub fn geometry(&self) -> &Geometry {
+        self.layout.geometry()
+    }
+
+    /// The orders of the levels.
+    pub fn levels(&self) -> &[Order] {
+        &self.levels
+    }
+
+    /// Ticks to one packet of this level; in a tick the top level sends one.
+    pub fn ticks(&self, level: usize) -> u64 {
+        1 << (self.levels.len() - level.max(1) - 1)
+    }
+
+    fn entry(&self, level: usize, position: u64) -> u32 {
+        match self.levels[level].item(Position(position)) {
+            Item::Manifest => MANIFEST,
+            Item::BlockPage(number) => BLOCK_PAGE | number,
+            Item::Record(coset, record) => match self.layout.record(record) {
+                Content::HashPage(_) => PAGE,
+                Content::Symbol(slot) => {
+                    let (sbn, esi) = self.cosets[coset.0 as usize][slot as usize];
+                    sbn.0 << 16 | u32::from(esi.0)
+                }
+            },
+        }
+    }
+
+    /// One receiver without loss, which joins level l of `servers` servers at the tick `joins[l]`, levels without
+    /// one never. Gives up after `patience` ticks. Ticks, not positions, are counted in [`Run::positions`].
+    pub fn climb(&self, servers: u32, joins: &[u64], patience: u64) -> Run {
+        let mut state = Counting::new(self.geometry(), 0.0);
+        let start = joins.iter().copied().min().unwrap_or(0);
+        let mut early = Some(Vec::new());
+        for tick in start..start + patience {
+            state.now = tick + 1 - start;
+            for (level, _) in joins.iter().enumerate().filter(|(_, join)| **join <= tick) {
+                let ticks = self.ticks(level);
+                if (tick + 1) % ticks != 0 {
+                    continue;
+                }
+                for server in 0..servers {
+                    let at = phase(server, self.levels[level].cycle());
+                    let entry = self.entry(level, tick / ticks + at);
+                    state.run.received += 1;
+                    match &mut early {
+                        Some(waiting) if entry != MANIFEST => waiting.push(entry),
+                        _ => {
+                            early.take().unwrap_or_default().into_iter().for_each(|e| state.handle(e, true));
+                            state.handle(entry, true);
+                        }
+                    }
+                }
+            }
+            if state.remaining == 0 {
+                break;
+            }
+        }
+        state.run.complete = state.remaining == 0;
+        state.run.positions = state.now;
+        state.run
+    }
+}
+
 /// A bundle in memory, packed the slow and obvious way: everything at once, no streaming.
 pub struct Bundle {
     bytes: Vec<u8>,
