@@ -6,7 +6,8 @@
 //! The rooms, in the order a byte of the file passes them: [`geometry`] cuts the object into blocks and
 //! symbols, [`fec`] adds repair symbols, [`schedule`] puts all of them into sending order, [`pages`] hashes
 //! them into a tree, [`manifest`] describes the object and [`trust`] its signature; [`bundle`] is all that
-//! on the sender's disk, [`pacer`] says when to send, [`wire`] is the packet, [`receiver`] the way back.
+//! on the sender's disk, [`pacer`] says when to send, [`wire`] is the packet, [`receiver`] the way back;
+//! [`tiers`] says which channels to listen to.
 
 pub mod bundle;
 pub mod fec;
@@ -17,6 +18,7 @@ pub mod pacer;
 pub mod pages;
 pub mod receiver;
 pub mod schedule;
+pub mod tiers;
 pub mod trust;
 pub mod units;
 pub mod wire;

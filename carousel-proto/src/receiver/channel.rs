@@ -50,6 +50,12 @@ impl Channel {
         }
     }
 
+    /// The channel was joined, perhaps again: what was sent meanwhile is not lost.
+    pub(super) fn handle_join(&mut self) {
+        self.last = None;
+        self.between = 0;
+    }
+
     pub(super) fn count(&self) -> ChannelCount {
         self.count
     }
@@ -131,6 +137,15 @@ mod tests {
     #[test]
     fn a_restarted_server_is_no_loss() {
         assert_eq!(lost(&[(1, true), (1 << 20, true), (2, true), (3, true)]), 0);
+    }
+
+    #[test]
+    fn what_was_sent_while_the_channel_was_left_is_not_lost() {
+        let mut channel = Channel::default();
+        channel.handle(Sequence(1), true);
+        channel.handle_join();
+        [9_000, 9_002].into_iter().for_each(|s| channel.handle(Sequence(s), true));
+        assert_eq!(channel.count(), ChannelCount { received: 3, lost: 1 });
     }
 
     #[test]

@@ -200,6 +200,13 @@ impl Receiver {
         self.outputs.pop_front()
     }
 
+    /// A channel was joined, perhaps after it had been left: its count goes on with the next packet.
+    pub fn handle_join(&mut self, channel: ChannelId) {
+        if let Some(channel) = self.channels.get_mut(usize::from(channel.0)) {
+            channel.handle_join();
+        }
+    }
+
     /// The outcome of a [`BlockJob`]: whether the block's hash was right (then the block is complete on disk;
     /// otherwise nothing on disk was touched), and whether anything had to be restored.
     pub fn handle_decoded(&mut self, job: BlockJob, matched: bool, by_decoder: bool) {
