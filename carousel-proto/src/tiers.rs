@@ -203,6 +203,7 @@ impl Tiers {
             last_packet: now,
             backoff: CLEAN_FIRST,
         };
+        let gaps = if gaps.is_empty() { &[0] } else { gaps }; // a source has a channel
         let mut tiers = Self {
             kind,
             mode,
@@ -492,7 +493,8 @@ impl Tiers {
             self.retry = RETRY_FIRST;
         }
         let noise = 2.0 * (mean * (1.0 - mean) / window.packets().max(1) as f64).sqrt();
-        if loss <= (mean + 0.005 + noise).max(mean + 2.0 * deviation).max(0.01) {
+        let clean = (mean + 0.005 + noise).max(mean + 2.0 * deviation).max(0.01);
+        if loss <= clean && loss < BREAK_LOSS {
             self.clean += age;
         }
         // One high window counts no more than one at the limit; the lowest tier has to live with what there is.
@@ -534,5 +536,86 @@ impl Tiers {
 impl Tier {
     fn is_silent(&self, now: u64) -> bool {
         now.saturating_sub(self.last_packet) >= SILENCE.max(20 * self.gap)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Hands in what came on each tier, ten times a second, for some time; what was to be done.
+    fn run(
+        tiers: &mut Tiers,
+        now: &mut u64,
+        seconds: u64,
+        each: impl Fn(usize) -> (u64, u64, u64),
+    ) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        for _ in 0..seconds * 10 {
+            *now += SECOND / 10;
+            for tier in 0..tiers.tiers.len() {
+                let (received, lost, local) = each(tier);
+                if tiers.tiers[tier].joined {
+                    let seen = tiers.tiers[tier].seen;
+                    let total = ChannelCount { received: seen.received + received, lost: seen.lost + lost };
+                    tiers.handle_counts(*now, tier, total);
+                    tiers.handle_local_loss(local);
+                }
+            }
+            tiers.handle_time(*now);
+            outputs.extend(std::iter::from_fn(|| tiers.poll_output()));
+        }
+        outputs
+    }
+
+    #[test]
+    fn stacked_tiers_are_joined_one_by_one_and_kept() {
+        let mut tiers = Tiers::new(Kind::Stacked, Mode::Auto, &[0; 3], 0, 1);
+        let outputs = run(&mut tiers, &mut 0, 60, |_| (20, 0, 0));
+        assert_eq!(outputs, [Output::Join(0), Output::Join(1), Output::Join(2)]);
+        assert_eq!((tiers.state().tier, tiers.state().trying), (Some(2), None));
+    }
+
+    #[test]
+    fn a_separate_tier_is_left_once_the_next_one_flows() {
+        let mut tiers = Tiers::new(Kind::Separate, Mode::Auto, &[0; 3], 0, 1);
+        let mut now = 0;
+        let silent = |tier| if tier == 1 { (0, 0, 0) } else { (20, 0, 0) };
+        let outputs = run(&mut tiers, &mut now, 17, silent);
+        assert_eq!(outputs, [Output::Join(0), Output::Join(1), Output::Leave(1)], "it does not flow");
+        let outputs = run(&mut tiers, &mut now, 30, |_| (20, 0, 0));
+        assert_eq!(outputs[..2], [Output::Join(1), Output::Leave(0)]);
+    }
+
+    #[test]
+    fn a_fixed_choice_is_kept_through_any_loss_but_not_through_silence() {
+        for (kind, joins) in [(Kind::Separate, vec![2]), (Kind::Stacked, vec![0, 1, 2])] {
+            let mut tiers = Tiers::new(kind, Mode::Fixed(2), &[0; 4], 0, 1);
+            let mut now = 0;
+            let outputs = run(&mut tiers, &mut now, 100, |_| (10, 10, 0));
+            assert_eq!(outputs, joins.iter().map(|tier| Output::Join(*tier)).collect::<Vec<_>>());
+            let outputs = run(&mut tiers, &mut now, 12, |_| (0, 0, 0));
+            assert_eq!(outputs.last(), Some(&Output::NextSource));
+            assert_eq!(tiers.state().tier, None);
+        }
+    }
+
+    #[test]
+    fn what_our_own_socket_loses_is_a_cap_and_no_congestion() {
+        let mut tiers = Tiers::new(Kind::Stacked, Mode::Auto, &[0; 3], 0, 1);
+        let mut now = 0;
+        run(&mut tiers, &mut now, 12, |tier| if tier == 0 { (20, 0, 0) } else { (18, 2, 2) });
+        run(&mut tiers, &mut now, 10, |tier| if tier == 0 { (20, 0, 0) } else { (18, 2, 2) });
+        let state = tiers.state();
+        assert_eq!((state.tier, state.cap, state.loss), (Some(0), Some(0), 0.0));
+        let outputs = run(&mut tiers, &mut now, 30, |_| (20, 0, 0));
+        assert!(outputs.is_empty(), "not before the cap ends: {outputs:?}");
+    }
+
+    #[test]
+    fn slow_tiers_are_not_taken_for_silent() {
+        let mut tiers = Tiers::new(Kind::Stacked, Mode::Auto, &[5 * SECOND], 0, 1);
+        let outputs = run(&mut tiers, &mut 0, 60, |_| (0, 0, 0));
+        assert_eq!(outputs, [Output::Join(0)], "one packet every 5 s");
     }
 }

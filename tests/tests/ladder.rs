@@ -20,7 +20,7 @@ fn ladder(size: u64) -> Ladder {
 
 /// Ticks that a receiver of the levels up to `level` needs at least.
 fn ideal(ladder: &Ladder, level: usize) -> u64 {
-    ladder.geometry().symbols_needed() * ladder.ticks(1) >> level
+    (ladder.geometry().symbols_needed() * ladder.ticks(1)) >> level
 }
 
 fn mean_and_worst(runs: &[Run]) -> (f64, f64) {
@@ -88,7 +88,7 @@ impl Climb {
                 shares.sort();
                 let (mut joins, mut before) = (vec![start], 0);
                 for (level, share) in shares.into_iter().enumerate() {
-                    let span = u128::from(ideal(ladder, level)) * u128::from(share - before) >> 32;
+                    let span = (u128::from(ideal(ladder, level)) * u128::from(share - before)) >> 32;
                     before = share;
                     joins.push(joins[level] + span as u64);
                 }

@@ -357,8 +357,11 @@ fn bursts_do_not_make_it_flap() {
 
 #[test]
 fn twenty_behind_one_bottleneck_agree() {
-    for (rate, tier) in [(1.5, 0), (3.0, 1), (6.0, 2)] {
-        let clients = (0..20).map(|seed| Client::new(Kind::Stacked, &LADDER, NO_LOSS, seed + 100)).collect();
+    for (rate, tier, seeds) in
+        [(1.5, 0, 0), (3.0, 1, 0), (6.0, 2, 0), (3.0, 1, 50), (6.0, 2, 50), (6.0, 2, 99)]
+    {
+        let clients =
+            (0..20).map(|seed| Client::new(Kind::Stacked, &LADDER, NO_LOSS, seed + 100 + seeds)).collect();
         let mut world = World::new(&LADDER, Bottleneck::new(rate * 1e6, 0.1), clients);
         world.run(900);
         let on = world.clients.iter().map(|client| client.share(tier)).fold(1.0, f64::min);
