@@ -613,6 +613,14 @@ mod tests {
     }
 
     #[test]
+    fn a_little_local_loss_is_not_held_against_a_join() {
+        let mut tiers = Tiers::new(Kind::Stacked, Mode::Auto, &[0; 2], 0, 1);
+        // Together 4 % are lost; without what the socket lost it is 2.25 %.
+        run(&mut tiers, &mut 0, 16, |tier| if tier == 0 { (200, 0, 0) } else { (184, 16, 7) });
+        assert_eq!((tiers.state().tier, tiers.state().trying), (Some(1), None));
+    }
+
+    #[test]
     fn slow_tiers_are_not_taken_for_silent() {
         let mut tiers = Tiers::new(Kind::Stacked, Mode::Auto, &[5 * SECOND], 0, 1);
         let outputs = run(&mut tiers, &mut 0, 60, |_| (0, 0, 0));
