@@ -18,6 +18,7 @@ pub mod pacer;
 pub mod pages;
 pub mod receiver;
 pub mod schedule;
+pub mod sources;
 pub mod tiers;
 pub mod trust;
 pub mod units;

@@ -53,7 +53,6 @@ impl Channel {
     /// The channel was joined, perhaps again: what was sent meanwhile is not lost.
     pub(super) fn handle_join(&mut self) {
         self.last = None;
-        self.between = 0;
     }
 
     pub(super) fn count(&self) -> ChannelCount {
