@@ -2,7 +2,7 @@
 
 use carousel_proto::units::{parse_duration_ms, parse_size};
 use clap::{Args, Parser, Subcommand};
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 /// Take a file from a carousel: join at any moment, stop when the hashes match.
@@ -12,13 +12,15 @@ use std::path::PathBuf;
     max_term_width = 100,
     after_help = "\
 Examples:
+  carousel-client get example.net --key release.pub --out firmware.img
+  carousel-client discover example.net
   carousel-client get --source 2001:db8::1 --group ff3e::8000:1 --port 5004 --interface eth0 \\
       --key release.pub --out firmware.img
   carousel-client get --source 2001:db8::1 --source 2001:db8::2 --group ff3e::8000:1 --port 5004 \\
       --interface eth0 --digest 8f3c… --out firmware.img --json
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 bad signature or digest, 4 expired, 5 no signal,
-6 storage, 7 hook failed."
+6 storage, 7 hook failed, 75 DNS does not answer: try again later."
 )]
 pub struct Arguments {
     /// More remarks on stderr (-v: every block, -vv: every batch)
@@ -39,27 +41,79 @@ impl Arguments {
 }
 
 #[derive(Subcommand, Debug)]
+#[allow(clippy::large_enum_variant)] // there is one of it
 pub enum Command {
     /// Fetch one object and end
     Get(Get),
+    /// Say what DNS offers under a name: sources, channels, rates, release
+    Discover(Discover),
+}
+
+/// How DNS is asked.
+#[derive(Args, Debug)]
+pub struct Dns {
+    /// Nameserver to ask, with or without a port [default: the system's]
+    #[arg(long, value_name = "ADDR[:PORT]", value_parser = parse_nameserver)]
+    pub nameserver: Option<SocketAddr>,
+    /// File with DNSKEY or DS records: names below their zones must be signed (DNSSEC)
+    #[arg(long, value_name = "FILE")]
+    pub trust_anchor: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct Discover {
+    /// Service (gateway-fw._carousel._udp.example.net) or domain (example.net)
+    #[arg(value_name = "SERVICE")]
+    pub service: String,
+    #[command(flatten)]
+    pub dns: Dns,
+    /// Give up after so long without an answer
+    #[arg(long, default_value = "10s", value_parser = parse_duration_ms)]
+    pub timeout: u64,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Who chooses the tier, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// The client, from loss.
+    Auto,
+    /// The user: this one, and those below it if they are stacked.
+    Number(usize),
+    /// The client, from loss; the groups are a ladder.
+    Stacked,
 }
 
 #[derive(Args, Debug)]
 #[command(group = clap::ArgGroup::new("trust").required(true).multiple(false).args(["key", "digest", "insecure"]))]
 pub struct Get {
+    /// Service or domain to look up in DNS, e.g. gateway-fw._carousel._udp.example.net or example.net
+    #[arg(value_name = "SERVICE", conflicts_with_all = ["source", "group", "port"])]
+    pub service: Option<String>,
+    #[command(flatten)]
+    pub dns: Dns,
     /// Address of a server: the S of (S,G); may be repeated, a client takes from all of them.
     /// Without it: any source
     #[arg(long)]
     pub source: Vec<Ipv6Addr>,
-    /// IPv6 multicast group, e.g. ff3e::8000:1; may be repeated
-    #[arg(long, required = true, value_parser = parse_group)]
+    /// IPv6 multicast group, e.g. ff3e::8000:1; may be repeated: tiers from the lowest to the highest
+    #[arg(long, required_unless_present = "service", value_parser = parse_group)]
     pub group: Vec<Ipv6Addr>,
     /// UDP port of the groups
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
-    pub port: u16,
-    /// Network interface to join on
+    #[arg(long, required_unless_present = "service", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// Network interface to join on [default: the only one that is up]
     #[arg(long)]
-    pub interface: String,
+    pub interface: Option<String>,
+    /// Rate to take: auto (by loss), a number (0 is the lowest), or stacked (by loss; the groups are a ladder)
+    /// [default: auto for a service, all groups otherwise]
+    #[arg(long, value_name = "auto|N|stacked", value_parser = parse_tier)]
+    pub tier: Option<Tier>,
+    /// Sources of a service to take from at once
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub sources: u8,
     /// Public key that must have signed the manifest (minisign's format); may be repeated
     #[arg(long, value_name = "K.pub")]
     pub key: Vec<PathBuf>,
@@ -84,7 +138,7 @@ pub struct Get {
     /// Decoding threads [default: one per processor, at most 2]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub threads: Option<u8>,
-    /// One JSON object per line on stdout: started, progress, done
+    /// One JSON object per line on stdout: join, leave, started, progress, done
     #[arg(long)]
     pub json: bool,
     /// No progress on stderr
@@ -105,6 +159,26 @@ fn parse_group(text: &str) -> Result<Ipv6Addr, String> {
         return Err(format!("{address} is no multicast group; use one from ff3e::/32, like ff3e::8000:1"));
     }
     Ok(address)
+}
+
+fn parse_tier(text: &str) -> Result<Tier, String> {
+    match text {
+        "auto" => Ok(Tier::Auto),
+        "stacked" => Ok(Tier::Stacked),
+        _ => text
+            .parse()
+            .map(Tier::Number)
+            .map_err(|_| format!("{text:?} is no tier: use auto, stacked or a number")),
+    }
+}
+
+fn parse_nameserver(text: &str) -> Result<SocketAddr, String> {
+    let with_port = || text.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, 53));
+    text.parse().ok().or_else(with_port).ok_or_else(|| {
+        format!(
+            "{text:?} is no nameserver: use an address like 2001:db8::53, or with a port [2001:db8::53]:5353"
+        )
+    })
 }
 
 fn parse_digest(text: &str) -> Result<[u8; 32], String> {

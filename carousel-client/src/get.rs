@@ -2,18 +2,22 @@
 
 use crate::cli;
 use crate::decode::{self, Decoded};
-use crate::receive::{Arrival, Reception};
+use crate::receive::{Arrival, Reception, Settings};
 use crate::report::{Heard, Report, Standing};
-use crate::ssm::{Batch, Membership, Subscription};
+use crate::ssm::Batch;
+use crate::tuner::{Choice, Offer, Origin, Step, Tuner};
 use crate::writer::WorkFile;
+use crate::{discovery, interface};
 use carousel_proto::manifest::Manifest;
-use carousel_proto::outcome::{Failure, Outcome};
-use carousel_proto::receiver::{BlockJob, ChannelId, Output, Receiver, Verdict};
+use carousel_proto::outcome::{Failure, Outcome, plain};
+use carousel_proto::receiver::{BlockJob, ChannelCount, ChannelId, Output, Receiver, Verdict};
+use carousel_proto::tiers::{Kind, Mode};
 use carousel_proto::trust::{Trust, TrustError, not_a_public_key};
 use carousel_proto::wire::{HEADER_LEN, IP_UDP_LEN};
-use crossbeam_channel::{Sender, never, select};
+use crossbeam_channel::{Receiver as Queue, Sender, never, select};
 use minisign_verify::PublicKey;
 use nix::libc;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
@@ -39,13 +43,51 @@ pub fn get(arguments: &cli::Get) -> Result<(), Failure> {
         signal_hook::flag::register(signal, Arc::clone(&stop))
             .map_err(|e| Failure::new(Outcome::Failed, format!("signals cannot be caught: {e}")))?;
     }
-    let subscriptions = join(arguments)?;
-    let mut engine = Engine::new(arguments, trust, target, early);
-    engine.report.waiting(&arguments.interface);
-    let manifest = engine.run(Reception::start(subscriptions), &stop)?;
+    let settings = Settings {
+        interface: interface::index(arguments.interface.as_deref())?,
+        rcvbuf: arguments.rcvbuf as usize,
+        test_loss: arguments.test_loss,
+    };
+    let (tuner, updates) = what_to_join(arguments)?;
+    let mut engine = Engine::new(arguments, trust, target, early, tuner, updates);
+    let manifest = engine.run(Reception::new(settings), &stop)?;
     let path = engine.finish(&manifest)?;
-    engine.report.done(&manifest, &path, &engine.standing(), &engine.sources());
+    engine.report.done(&manifest, &path, &engine.standing(), &engine.heard());
     run_hook(arguments, &path, &manifest)
+}
+
+/// Sources and groups, as the command line names them or as DNS knows them.
+fn what_to_join(arguments: &cli::Get) -> Result<(Tuner, Queue<Offer>), Failure> {
+    let seed = RandomState::new().build_hasher().finish();
+    if let Some(service) = &arguments.service {
+        return discovery::find(service, arguments, seed);
+    }
+    let port = arguments.port.unwrap_or_default();
+    let addresses: Vec<_> = match &arguments.source[..] {
+        [] if arguments.tier.is_some() => {
+            return Err(Failure::usage(
+                "--tier needs a --source: without one, loss cannot be told from the others'",
+            ));
+        }
+        [] => {
+            tracing::warn!(
+                "no --source: taking from any source that sends to the group (any-source multicast)"
+            );
+            vec![None]
+        }
+        sources => sources.iter().copied().map(Some).collect(),
+    };
+    let choice = match arguments.tier {
+        None => Choice::All,
+        Some(cli::Tier::Auto) => Choice::Tier(Kind::Separate, Mode::Auto),
+        Some(cli::Tier::Number(tier)) => Choice::Tier(Kind::Separate, Mode::Fixed(tier)),
+        Some(cli::Tier::Stacked) => Choice::Tier(Kind::Stacked, Mode::Auto),
+    };
+    let offer = Offer {
+        tiers: arguments.group.iter().map(|group| (*group, 0)).collect(),
+        sources: addresses.into_iter().map(|address| (Origin { address, port }, 0)).collect(),
+    };
+    Ok((Tuner::new(offer, choice, usize::MAX, seed), never()))
 }
 
 fn trust(arguments: &cli::Get) -> Result<Trust, Failure> {
@@ -64,44 +106,6 @@ fn read_key(path: &Path) -> Result<PublicKey, Failure> {
     PublicKey::decode(&text)
         .or_else(|_| PublicKey::from_base64(text.trim()))
         .map_err(|_| Failure::usage(format!("{}: {}", path.display(), not_a_public_key(&text))))
-}
-
-/// Joins every group.
-fn join(arguments: &cli::Get) -> Result<Vec<Subscription>, Failure> {
-    let interface = nix::net::if_::if_nametoindex(arguments.interface.as_str()).map_err(|_| {
-        Failure::usage(format!("no such interface: {}; `ip link` lists those there are", arguments.interface))
-    })?;
-    if arguments.source.is_empty() {
-        tracing::warn!("no --source: taking from any source that sends to the group (any-source multicast)");
-    }
-    let mut subscriptions = Vec::new();
-    for group in &arguments.group {
-        let membership =
-            Membership { group: *group, port: arguments.port, interface, sources: arguments.source.clone() };
-        let failed = |e: io::Error| {
-            let why = match e.raw_os_error() {
-                Some(libc::ENODEV) => "the interface is down or has no IPv6; bring it up".to_owned(),
-                Some(libc::ENOBUFS) => "too many sources; raise net.ipv6.mld_max_msf".to_owned(),
-                Some(libc::EADDRINUSE) => "the port is taken by another program".to_owned(),
-                _ => e.to_string(),
-            };
-            Failure::new(Outcome::Failed, format!("[{group}]:{} cannot be joined: {why}", arguments.port))
-        };
-        let subscription = Subscription::join(&membership, arguments.rcvbuf as usize).map_err(failed)?;
-        if subscription.granted < (arguments.rcvbuf as usize).min(SMALL_BUFFER) {
-            tracing::warn!(
-                "the system caps the receive buffer at {} KiB: pauses of the machine will cost packets; \
-                 raise it with `sysctl -w net.core.rmem_max={}`",
-                subscription.granted >> 10,
-                arguments.rcvbuf
-            );
-        }
-        if arguments.test_loss > 0 {
-            subscription.impair(arguments.test_loss).map_err(failed)?;
-        }
-        subscriptions.push(subscription);
-    }
-    Ok(subscriptions)
 }
 
 /// What `--out` means: a file, or a folder in which the object keeps its own name.
@@ -134,22 +138,51 @@ struct Engine<'a> {
     work: Option<WorkFile>,
     manifest: Option<Box<Manifest>>,
     jobs: Option<Sender<BlockJob>>,
-    decoded: crossbeam_channel::Receiver<Result<Decoded, Failure>>,
-    /// The (source, subscription) pairs seen, and when first; the index is the [`ChannelId`].
-    channels: Vec<(Ipv6Addr, usize, Duration)>,
+    decoded: Queue<Result<Decoded, Failure>>,
+    tuner: Tuner,
+    /// What DNS says later.
+    updates: Queue<Offer>,
+    /// Everything that was ever joined; the index is the [`ChannelId`].
+    channels: Vec<Channel>,
     began: Instant,
-    /// How long the object has not grown, and its symbols when it last did. Time in which this program did not run,
-    /// stopped by a signal or a debugger, is nobody's silence; nor is time for which the decoder has work.
-    stalled: (Duration, u64),
+    /// Nanoseconds in which this program ran: time in which it was stopped, by a signal or a debugger, is nobody's
+    /// silence.
+    clock: u64,
+    /// The clock when the object last grew, and its symbols then.
+    grown: (u64, u64),
     /// Blocks at the decoder.
     decoding: usize,
     refusal_said: bool,
-    overflowed: Vec<u32>,
+    small_buffer_said: bool,
+    /// Packets that the kernel dropped at each place, as it last said, and at all of them.
+    overflowed: (Vec<u32>, u64),
     complete: bool,
 }
 
+/// One (source, group) pair and port.
+struct Channel {
+    origin: Origin,
+    /// Who it was, where any may be.
+    source: Option<Ipv6Addr>,
+    group: Ipv6Addr,
+    tier: usize,
+    place: usize,
+    joined: Instant,
+    first_packet: Option<Duration>,
+    /// Packets so far, and when the tuner was last told.
+    packets: u64,
+    told: u64,
+}
+
 impl<'a> Engine<'a> {
-    fn new(arguments: &'a cli::Get, trust: Trust, target: Target, work: Option<WorkFile>) -> Self {
+    fn new(
+        arguments: &'a cli::Get,
+        trust: Trust,
+        target: Target,
+        work: Option<WorkFile>,
+        tuner: Tuner,
+        updates: Queue<Offer>,
+    ) -> Self {
         Self {
             arguments,
             receiver: Receiver::new(trust, unix_time()),
@@ -159,20 +192,26 @@ impl<'a> Engine<'a> {
             manifest: None,
             jobs: None,
             decoded: never(),
+            tuner,
+            updates,
             channels: Vec::new(),
             began: Instant::now(),
-            stalled: (Duration::ZERO, 0),
+            clock: 0,
+            grown: (0, 0),
             decoding: 0,
             refusal_said: false,
-            overflowed: vec![0; arguments.group.len()],
+            small_buffer_said: false,
+            overflowed: (Vec::new(), 0),
             complete: false,
         }
     }
 
     /// Until the object is complete, something fails, or a signal comes. The groups are left when this returns:
     /// syncing the disk and the hook may take long, and the network need not carry packets meanwhile.
-    fn run(&mut self, reception: Reception, stop: &AtomicBool) -> Result<Box<Manifest>, Failure> {
+    fn run(&mut self, mut reception: Reception, stop: &AtomicBool) -> Result<Box<Manifest>, Failure> {
         let mut looked = Instant::now();
+        self.tune(&mut reception)?;
+        self.report.waiting();
         while !self.complete {
             if stop.load(Ordering::Relaxed) {
                 return Err(Failure::new(Outcome::Failed, "interrupted; nothing was left behind"));
@@ -192,12 +231,18 @@ impl<'a> Engine<'a> {
                     Ok(result) => self.handle_decoded(result?)?,
                     Err(_) => return Err(Failure::new(Outcome::Failed, "the decoder ended")),
                 },
+                recv(self.updates) -> offer => match offer {
+                    Ok(offer) => self.tuner.handle_offer(self.clock, offer),
+                    Err(_) => self.updates = never(),
+                },
                 default(TICK) => {}
             }
             let since = looked.elapsed();
             if since >= TICK {
                 looked = Instant::now();
-                self.look_around(since)?;
+                self.clock += since.min(TICK * 10).as_nanos() as u64;
+                self.look_around()?;
+                self.tune(&mut reception)?;
             }
         }
         self.manifest.take().ok_or_else(|| Failure::new(Outcome::Failed, "complete without a manifest"))
@@ -214,13 +259,13 @@ impl<'a> Engine<'a> {
         let now = self.began.elapsed().as_nanos() as u64;
         tracing::trace!(packets = batch.packets().count(), "batch");
         for (bytes, source) in batch.packets() {
-            let channel = self.channel(source, batch.subscription);
+            let channel = self.channel(source, batch.place);
             self.handle_packet(now, channel, bytes)?;
         }
         if let Some(work) = &mut self.work {
             work.flush()?;
         }
-        self.overflowed[batch.subscription] = batch.overflowed;
+        self.count_overflow(batch);
         Ok(())
     }
 
@@ -280,19 +325,106 @@ impl<'a> Engine<'a> {
         work.reserve(&geometry)?;
         let (jobs, decoded) = decode::start(&work.file(), &path, geometry, self.arguments.threads);
         self.report.started(&manifest, IP_UDP_LEN + HEADER_LEN + geometry.symbol_len());
-        self.stalled = (Duration::ZERO, 0);
+        self.grown = (self.clock, 0);
         (self.jobs, self.decoded) = (Some(jobs), decoded);
         (self.work, self.manifest) = (Some(work), Some(manifest));
         Ok(())
     }
 
+    /// Tells the tuner what has come and does what it says.
+    fn tune(&mut self, reception: &mut Reception) -> Result<(), Failure> {
+        let mut counts = self.receiver.channel_counts();
+        for channel in &mut self.channels {
+            // Before the manifest nothing is judged, and nothing counted as lost.
+            let came = ChannelCount { received: channel.packets, lost: 0 };
+            let count = counts.next().filter(|_| self.manifest.is_some()).unwrap_or(came);
+            let new = channel.packets > channel.told;
+            channel.told = channel.packets;
+            self.tuner.handle_counts(self.clock, channel.origin, channel.tier, count, new);
+        }
+        drop(counts);
+        self.tuner.handle_time(self.clock);
+        while let Some(step) = self.tuner.poll_step() {
+            let (origin, tier) = match step {
+                Step::Join(origin, tier) | Step::Leave(origin, tier) => (origin, tier),
+            };
+            let group = self.tuner.group(tier);
+            self.report.step(step, group, self.tuner.state(origin));
+            match step {
+                Step::Leave(..) => reception.leave(group, origin.port, origin.address),
+                Step::Join(..) => match reception.join(group, origin.port, origin.address) {
+                    Ok((place, granted)) => self.joined(origin, tier, group, place, granted),
+                    Err(error) => self.not_joined(origin, group, &error)?,
+                },
+            }
+        }
+        Ok(())
+    }
+
+    fn joined(&mut self, origin: Origin, tier: usize, group: Ipv6Addr, place: usize, granted: usize) {
+        let wanted = self.arguments.rcvbuf as usize;
+        if granted < wanted.min(SMALL_BUFFER) && !std::mem::replace(&mut self.small_buffer_said, true) {
+            tracing::warn!(
+                "the system caps the receive buffer at {} KiB: pauses of the machine will cost packets; \
+                 raise it with `sysctl -w net.core.rmem_max={wanted}`",
+                granted >> 10,
+            );
+        }
+        let known =
+            self.channels.iter().position(|channel| (channel.origin, channel.place) == (origin, place));
+        if let Some(index) = known {
+            self.receiver.handle_join(ChannelId(index as u16));
+        } else if self.channels.len() < MAX_CHANNELS {
+            let source = origin.address;
+            let joined = Instant::now();
+            let channel = Channel {
+                origin,
+                source,
+                group,
+                tier,
+                place,
+                joined,
+                first_packet: None,
+                packets: 0,
+                told: 0,
+            };
+            self.channels.push(channel);
+        }
+    }
+
+    fn not_joined(&self, origin: Origin, group: Ipv6Addr, error: &io::Error) -> Result<(), Failure> {
+        let why = match error.raw_os_error() {
+            Some(libc::ENODEV) => "the interface is down or has no IPv6; bring it up".to_owned(),
+            Some(libc::ENOBUFS) => "too many sources; raise net.ipv6.mld_max_msf".to_owned(),
+            Some(libc::EADDRINUSE) => "the port is taken by another program".to_owned(),
+            _ => plain(error),
+        };
+        let line = format!("[{group}]:{} cannot be joined: {why}", origin.port);
+        if self.channels.is_empty() {
+            return Err(Failure::new(Outcome::Failed, line));
+        }
+        tracing::warn!("{line}; going on with the others");
+        Ok(())
+    }
+
+    /// What the kernel says that it dropped is a total for as long as a socket lives.
+    fn count_overflow(&mut self, batch: &Batch) {
+        let (places, all) = &mut self.overflowed;
+        if places.len() <= batch.place {
+            places.resize(batch.place + 1, 0);
+        }
+        let before = std::mem::replace(&mut places[batch.place], batch.overflowed);
+        let new = if batch.overflowed < before { batch.overflowed } else { batch.overflowed - before };
+        *all += u64::from(new);
+        self.tuner.handle_local_loss(u64::from(new));
+    }
+
     /// Ten times a second: progress, time-out.
-    fn look_around(&mut self, since: Duration) -> Result<(), Failure> {
+    fn look_around(&mut self) -> Result<(), Failure> {
         let standing = self.standing();
         self.report.progress(&standing);
-        self.stalled.0 += since.min(TICK * 10);
-        if standing.symbols > self.stalled.1 || self.decoding > 0 {
-            self.stalled = (Duration::ZERO, standing.symbols);
+        if standing.symbols > self.grown.1 || self.decoding > 0 {
+            self.grown = (self.clock, standing.symbols);
         }
         if let Some(refusal) = self.receiver.refusal().filter(|_| !self.refusal_said) {
             // No packet may end the program: the genuine manifest may be still to come.
@@ -300,7 +432,8 @@ impl<'a> Engine<'a> {
             self.refusal_said = true;
         }
         let timeout = Duration::from_millis(self.arguments.timeout);
-        let timed_out = !timeout.is_zero() && self.stalled.0 >= timeout;
+        let silent = Duration::from_nanos(self.clock - self.grown.0);
+        let timed_out = !timeout.is_zero() && silent >= timeout;
         if timed_out && let Some(refusal) = self.receiver.refusal() {
             let outcome = match refusal {
                 TrustError::Expired { .. } => Outcome::Stale,
@@ -315,7 +448,8 @@ impl<'a> Engine<'a> {
     }
 
     fn no_signal(&self, standing: &Standing) -> String {
-        let groups: Vec<String> = self.arguments.group.iter().map(ToString::to_string).collect();
+        let mut groups: Vec<String> = self.channels.iter().map(|channel| channel.group.to_string()).collect();
+        groups.dedup();
         let waited = self.arguments.timeout as f64 / 1000.0;
         let what = match (standing.counters.received, self.manifest.is_some()) {
             (0, _) => {
@@ -328,33 +462,46 @@ impl<'a> Engine<'a> {
         format!("{waited} s of silence on {}: {what}", groups.join(", "))
     }
 
-    fn channel(&mut self, source: Ipv6Addr, subscription: usize) -> ChannelId {
-        let known = self.channels.iter().position(|(s, g, _)| (*s, *g) == (source, subscription));
-        let index = known.unwrap_or_else(|| {
-            if self.channels.len() < MAX_CHANNELS {
-                self.channels.push((source, subscription, self.began.elapsed()));
-            }
-            self.channels.len() - 1
+    /// The channel of a packet. Where any source may send, those who do are told apart, up to a number.
+    fn channel(&mut self, source: Ipv6Addr, place: usize) -> ChannelId {
+        let known = self.channels.iter().position(|c| c.source == Some(source) && c.place == place);
+        let index = known.or_else(|| {
+            let any = self.channels.iter().position(|c| c.source.is_none() && c.place == place)?;
+            self.channels[any].source = Some(source);
+            Some(any)
         });
+        let index = index.unwrap_or_else(|| self.another(source, place));
+        let channel = &mut self.channels[index];
+        channel.packets += 1;
+        channel.first_packet.get_or_insert_with(|| channel.joined.elapsed());
         ChannelId(index as u16)
+    }
+
+    fn another(&mut self, source: Ipv6Addr, place: usize) -> usize {
+        let like = self.channels.iter().position(|c| c.place == place).unwrap_or(0);
+        if self.channels.len() < MAX_CHANNELS {
+            let c = &self.channels[like];
+            let new = Channel { source: Some(source), first_packet: None, packets: 0, told: 0, ..*c };
+            self.channels.push(new);
+        }
+        self.channels.len() - 1
     }
 
     fn standing(&self) -> Standing {
         let (symbols, needed) = self.receiver.progress();
         let lost = self.receiver.channel_counts().map(|count| count.lost).sum();
-        let overflowed = self.overflowed.iter().map(|count| u64::from(*count)).sum();
-        Standing { symbols, needed, counters: self.receiver.counters(), lost, overflowed }
+        let tier = self.tuner.tier();
+        let overflowed = self.overflowed.1;
+        Standing { symbols, needed, counters: self.receiver.counters(), lost, overflowed, tier }
     }
 
-    fn sources(&self) -> Vec<Heard> {
-        self.channels
-            .iter()
-            .zip(self.receiver.channel_counts())
-            .map(|(&(source, subscription, first_packet), count)| {
-                let group = self.arguments.group[subscription];
-                Heard { source, group, first_packet, count }
-            })
-            .collect()
+    /// The channels that something came from.
+    fn heard(&self) -> Vec<Heard> {
+        let heard = |(channel, count): (&Channel, ChannelCount)| {
+            let (group, tier) = (channel.group, channel.tier);
+            Some(Heard { source: channel.source?, group, tier, first_packet: channel.first_packet?, count })
+        };
+        self.channels.iter().zip(self.receiver.channel_counts()).filter_map(heard).collect()
     }
 }
 

@@ -6,10 +6,13 @@
 
 mod cli;
 mod decode;
+mod discovery;
 mod get;
+mod interface;
 mod receive;
 mod report;
 mod ssm;
+mod tuner;
 mod writer;
 
 use carousel_proto::outcome::{Failure, Outcome, one_line};
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         .init();
     let ended = match arguments.command {
         cli::Command::Get(a) => get::get(&a),
+        cli::Command::Discover(a) => discovery::discover(&a),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,7 +1,9 @@
 //! What people and programs get to see while a transfer runs, and at its end.
 
+use crate::tuner::Step;
 use carousel_proto::manifest::Manifest;
 use carousel_proto::receiver::{ChannelCount, Counters};
+use carousel_proto::tiers::State;
 use carousel_proto::units::{show_rate, show_seconds, show_size};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
@@ -25,12 +27,15 @@ pub struct Standing {
     pub lost: u64,
     /// Of the lost ones, those that this host dropped because the receive buffer was full.
     pub overflowed: u64,
+    /// The highest tier that is kept, where tiers are chosen.
+    pub tier: Option<usize>,
 }
 
 /// A source that was heard in a group.
 pub struct Heard {
     pub source: Ipv6Addr,
     pub group: Ipv6Addr,
+    pub tier: usize,
     /// From the join to its first packet: what the network took to set the path up, or how long it was silent.
     pub first_packet: Duration,
     pub count: ChannelCount,
@@ -71,9 +76,25 @@ impl Report {
     }
 
     /// Joined; nothing has arrived yet.
-    pub fn waiting(&self, interface: &str) {
+    pub fn waiting(&self) {
         if !self.quiet {
-            eprintln!("joined on {interface}, waiting for the first packets");
+            eprintln!("joined, waiting for the first packets");
+        }
+    }
+
+    /// A channel is joined or left, by the tuner's decision.
+    pub fn step(&self, step: Step, group: Ipv6Addr, state: Option<State>) {
+        let (event, origin, tier) = match step {
+            Step::Join(origin, tier) => ("join", origin, tier),
+            Step::Leave(origin, tier) => ("leave", origin, tier),
+        };
+        let source = origin.address.map_or("any source".to_owned(), |address| address.to_string());
+        tracing::debug!("{event} tier {tier}: {source} on [{group}]:{}", origin.port);
+        if self.json {
+            emit(&json!({
+                "event": event, "seconds": self.began.elapsed().as_secs_f64(), "source": origin.address,
+                "group": group, "tier": tier, "loss": state.map(|s| s.loss), "baseline": state.map(|s| s.baseline),
+            }));
         }
     }
 
@@ -123,6 +144,7 @@ impl Report {
                 "event": "progress", "seconds": self.began.elapsed().as_secs_f64(),
                 "symbols_received": standing.symbols, "symbols_needed": standing.needed,
                 "rate": self.rate.round(), "loss": loss(standing), "seconds_left": self.left(standing),
+                "tier": standing.tier,
             }));
         }
         if let Some(bar) = &self.bar {
@@ -167,7 +189,7 @@ impl Report {
             let sources: Vec<Value> = sources
                 .iter()
                 .map(|heard| {
-                    json!({"source": heard.source, "group": heard.group,
+                    json!({"source": heard.source, "group": heard.group, "tier": heard.tier,
                            "first_packet_seconds": heard.first_packet.as_secs_f64(),
                            "packets_received": heard.count.received, "packets_lost": heard.count.lost})
                 })
@@ -181,7 +203,7 @@ impl Report {
                 "packets_foreign": c.foreign, "packets_unknown": c.unknown,
                 "symbols_needed": standing.needed, "symbols_received": c.symbols,
                 "blocks_decoded": c.decoded, "blocks_refused": c.decode_failed,
-                "sources": sources, "tier": Value::Null,
+                "sources": sources, "tier": standing.tier,
             }));
         }
         if !self.quiet {

@@ -23,19 +23,12 @@ const CONTROL_LEN: usize = 64;
 /// How often a silent socket lets its thread look around.
 const WAKE: Duration = Duration::from_millis(200);
 
-/// A group to join.
-#[derive(Debug, Clone)]
-pub struct Membership {
-    pub group: Ipv6Addr,
-    pub port: u16,
-    pub interface: u32,
-    /// Empty: any source.
-    pub sources: Vec<Ipv6Addr>,
-}
-
-/// A joined group. Dropping it leaves; the kernel does the same when the process dies.
+/// A socket on one group and port. It hears only what it has joined. Dropping it leaves everything; the kernel does
+/// the same when the process dies.
 pub struct Subscription {
     socket: Socket,
+    group: Ipv6Addr,
+    interface: u32,
     /// Receive buffer the system granted, in bytes as asked for.
     pub granted: usize,
 }
@@ -46,15 +39,15 @@ pub struct Batch {
     /// Room for each packet.
     stride: usize,
     packets: Vec<(usize, Ipv6Addr)>,
-    /// Packets that the socket had to drop so far because its buffer was full.
+    /// Packets that the socket had dropped before they could be read, when this batch was.
     pub overflowed: u32,
-    /// Which subscription it came from.
-    pub subscription: usize,
+    /// Which place of [`crate::receive::Reception`] it came from.
+    pub place: usize,
 }
 
 impl Subscription {
-    /// Opens a socket and joins. `rcvbuf` is tried with privilege first, then without.
-    pub fn join(membership: &Membership, rcvbuf: usize) -> io::Result<Self> {
+    /// Opens a socket that has joined nothing yet. `rcvbuf` is tried with privilege first, then without.
+    pub fn open(group: Ipv6Addr, port: u16, interface: u32, rcvbuf: usize) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_reuse_address(true)?; // several clients on one host
         socket.set_only_v6(true)?;
@@ -62,15 +55,33 @@ impl Subscription {
         set_option(&socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &1i32)?;
         let granted = grow_buffer(&socket, rcvbuf)?;
         socket.set_read_timeout(Some(WAKE))?;
-        let address = SocketAddrV6::new(membership.group, membership.port, 0, membership.interface);
-        socket.bind(&address.into())?;
-        if membership.sources.is_empty() {
-            socket.join_multicast_v6(&membership.group, membership.interface)?;
+        socket.bind(&SocketAddrV6::new(group, port, 0, interface).into())?;
+        Ok(Self { socket, group, interface, granted })
+    }
+
+    /// Joins: one source (MLDv2 INCLUDE), or any.
+    pub fn join(&self, source: Option<Ipv6Addr>) -> io::Result<()> {
+        match source {
+            Some(source) => self.change(libc::MCAST_JOIN_SOURCE_GROUP, source),
+            None => self.socket.join_multicast_v6(&self.group, self.interface),
         }
-        for source in &membership.sources {
-            join_source(&socket, membership.interface, membership.group, *source)?;
+    }
+
+    /// Leaves what was joined.
+    pub fn leave(&self, source: Option<Ipv6Addr>) -> io::Result<()> {
+        match source {
+            Some(source) => self.change(libc::MCAST_LEAVE_SOURCE_GROUP, source),
+            None => self.socket.leave_multicast_v6(&self.group, self.interface),
         }
-        Ok(Self { socket, granted })
+    }
+
+    fn change(&self, option: libc::c_int, source: Ipv6Addr) -> io::Result<()> {
+        let request = libc::group_source_req {
+            gsr_interface: self.interface,
+            gsr_group: storage(self.group),
+            gsr_source: storage(source),
+        };
+        set_option(&self.socket, libc::IPPROTO_IPV6, option, &request)
     }
 
     /// Lets the kernel drop each packet with this probability, by a classic BPF filter on this socket alone.
@@ -137,11 +148,8 @@ impl Subscription {
         }
         if cut && batch.stride < JUMBO_LEN {
             // These packets are lost, like any; the next ones of this batch will fit.
-            *batch = Batch {
-                subscription: batch.subscription,
-                overflowed: batch.overflowed,
-                ..Batch::with_stride(JUMBO_LEN)
-            };
+            *batch =
+                Batch { place: batch.place, overflowed: batch.overflowed, ..Batch::with_stride(JUMBO_LEN) };
             return Ok(false);
         }
         Ok(count > 0)
@@ -160,7 +168,7 @@ impl Batch {
 
     fn with_stride(stride: usize) -> Self {
         let bytes = vec![0; BATCH_PACKETS * stride];
-        Self { bytes, stride, packets: Vec::with_capacity(BATCH_PACKETS), overflowed: 0, subscription: 0 }
+        Self { bytes, stride, packets: Vec::with_capacity(BATCH_PACKETS), overflowed: 0, place: 0 }
     }
 
     /// The packets, each with its source.
@@ -188,27 +196,19 @@ fn overflow(header: &libc::msghdr) -> Option<u32> {
     None
 }
 
-fn join_source(socket: &Socket, interface: u32, group: Ipv6Addr, source: Ipv6Addr) -> io::Result<()> {
-    let storage = |address: Ipv6Addr| {
-        let address = SockAddr::from(SocketAddrV6::new(address, 0, 0, 0));
-        // SAFETY: sockaddr_storage is plain data for which all zeros is a valid value.
-        let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
-        // SAFETY: `address` holds a sockaddr_in6 of `len` bytes, fewer than a sockaddr_storage.
-        unsafe {
-            std::ptr::copy_nonoverlapping(
-                address.as_ptr().cast::<u8>(),
-                (&raw mut storage).cast(),
-                address.len() as usize,
-            );
-        }
-        storage
-    };
-    let request = libc::group_source_req {
-        gsr_interface: interface,
-        gsr_group: storage(group),
-        gsr_source: storage(source),
-    };
-    set_option(socket, libc::IPPROTO_IPV6, libc::MCAST_JOIN_SOURCE_GROUP, &request)
+fn storage(address: Ipv6Addr) -> libc::sockaddr_storage {
+    let address = SockAddr::from(SocketAddrV6::new(address, 0, 0, 0));
+    // SAFETY: sockaddr_storage is plain data for which all zeros is a valid value.
+    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    // SAFETY: `address` holds a sockaddr_in6 of `len` bytes, fewer than a sockaddr_storage.
+    unsafe {
+        std::ptr::copy_nonoverlapping(
+            address.as_ptr().cast::<u8>(),
+            (&raw mut storage).cast(),
+            address.len() as usize,
+        );
+    }
+    storage
 }
 
 /// The receive buffer that the system grants, in the bytes it was asked for (the kernel reports twice that).

@@ -1,0 +1,168 @@
+//! Which channels are to be joined: the sources chosen by priority, and of each the tiers that it bears.
+//!
+//! Two state machines of carousel-proto decide; here they are put together. No system calls: what comes out are
+//! steps for [`crate::receive`].
+
+use carousel_proto::receiver::ChannelCount;
+use carousel_proto::sources::{self, Sources};
+use carousel_proto::tiers::{self, Kind, Mode, State, Tiers};
+use std::collections::VecDeque;
+use std::net::Ipv6Addr;
+
+/// A source as the network knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// The S of (S,G); `None`: any.
+    pub address: Option<Ipv6Addr>,
+    pub port: u16,
+}
+
+/// What there is to join.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// The group of each tier, and nanoseconds from packet to packet if the rate is known, else 0.
+    pub tiers: Vec<(Ipv6Addr, u64)>,
+    /// In the order of preference, with their priority.
+    pub sources: Vec<(Origin, u16)>,
+}
+
+/// Who chooses the tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// Nobody: all of them are joined, and stay so.
+    All,
+    /// The state machine, or somebody who knows.
+    Tier(Kind, Mode),
+}
+
+/// What to do with the channel of a source on a tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Join(Origin, usize),
+    Leave(Origin, usize),
+}
+
+/// The sources in use and their tiers.
+pub struct Tuner {
+    offer: Offer,
+    choice: Choice,
+    sources: Sources<Origin>,
+    used: Vec<(Origin, Option<Tiers>)>,
+    seed: u64,
+    steps: VecDeque<Step>,
+}
+
+impl Tuner {
+    /// `wanted` sources of one priority at most. `seed` is a random number. Nothing is joined before the first
+    /// [`Tuner::handle_time`].
+    pub fn new(offer: Offer, choice: Choice, wanted: usize, seed: u64) -> Self {
+        // Twenty packets of the slowest tier: a tier that is not joined is not waited for, but this errs on the
+        // patient side.
+        let patience = offer.tiers.iter().map(|(_, gap)| gap * 20).max().unwrap_or(0);
+        let mut sources = Sources::new(wanted, patience);
+        sources.handle_list(0, &offer.sources);
+        Self { offer, choice, sources, used: Vec::new(), seed, steps: VecDeque::new() }
+    }
+
+    /// The group of a tier.
+    pub fn group(&self, tier: usize) -> Ipv6Addr {
+        self.offer.tiers[tier].0
+    }
+
+    /// DNS says something new. If the tiers are others, everything begins anew.
+    pub fn handle_offer(&mut self, now: u64, offer: Offer) {
+        if offer.tiers != self.offer.tiers {
+            self.sources.handle_list(now, &[]);
+            self.drain(now);
+        }
+        self.offer = offer;
+        self.sources.handle_list(now, &self.offer.sources);
+        self.drain(now);
+    }
+
+    /// All that was counted on a channel so far.
+    pub fn handle_counts(&mut self, now: u64, origin: Origin, tier: usize, total: ChannelCount, new: bool) {
+        if new {
+            self.sources.handle_packet(now, origin);
+        }
+        let used = self.used.iter_mut().find(|(used, _)| *used == origin);
+        if let Some((_, Some(tiers))) = used {
+            tiers.handle_counts(now, tier, total);
+        }
+    }
+
+    /// Packets that our own socket of this tier has dropped.
+    pub fn handle_local_loss(&mut self, packets: u64) {
+        for (_, tiers) in &mut self.used {
+            tiers.iter_mut().for_each(|tiers| tiers.handle_local_loss(packets));
+        }
+    }
+
+    /// Time passes; about ten times a second, after the counts.
+    pub fn handle_time(&mut self, now: u64) {
+        self.sources.handle_time(now);
+        for (_, tiers) in &mut self.used {
+            tiers.iter_mut().for_each(|tiers| tiers.handle_time(now));
+        }
+        self.drain(now);
+    }
+
+    /// What to do next, if anything.
+    pub fn poll_step(&mut self) -> Option<Step> {
+        self.steps.pop_front()
+    }
+
+    /// How the choice of the tier of a source stands; `None` where nobody chooses, or the source is not in use.
+    pub fn state(&self, origin: Origin) -> Option<State> {
+        self.used
+            .iter()
+            .find(|(used, _)| *used == origin)
+            .and_then(|(_, tiers)| Some(tiers.as_ref()?.state()))
+    }
+
+    /// The highest tier that is kept of any source.
+    pub fn tier(&self) -> Option<usize> {
+        self.used.iter().filter_map(|(_, tiers)| tiers.as_ref()?.state().tier).max()
+    }
+
+    fn drain(&mut self, now: u64) {
+        while let Some(output) = self.sources.poll_output() {
+            match output {
+                sources::Output::Use(origin) => self.start(now, origin),
+                sources::Output::Drop(origin) => self.stop(origin),
+            }
+        }
+        for (origin, tiers) in &mut self.used {
+            let Some(tiers) = tiers else { continue };
+            while let Some(output) = tiers.poll_output() {
+                match output {
+                    tiers::Output::Join(tier) => self.steps.push_back(Step::Join(*origin, tier)),
+                    tiers::Output::Leave(tier) => self.steps.push_back(Step::Leave(*origin, tier)),
+                    // The source falls silent for us, and `sources` sees that.
+                    tiers::Output::NextSource => {}
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, now: u64, origin: Origin) {
+        let gaps: Vec<u64> = self.offer.tiers.iter().map(|(_, gap)| *gap).collect();
+        let tiers = match self.choice {
+            Choice::Tier(kind, mode) => {
+                self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                Some(Tiers::new(kind, mode, &gaps, now, self.seed))
+            }
+            Choice::All => {
+                self.steps.extend((0..gaps.len()).map(|tier| Step::Join(origin, tier)));
+                None
+            }
+        };
+        self.used.push((origin, tiers));
+    }
+
+    fn stop(&mut self, origin: Origin) {
+        self.used.retain(|(used, _)| *used != origin);
+        // Leaving what is not joined does no harm.
+        self.steps.extend((0..self.offer.tiers.len()).map(|tier| Step::Leave(origin, tier)));
+    }
+}
