@@ -46,6 +46,7 @@ pub enum Command {
     /// Fetch one object and end
     Get(Get),
     /// Say what DNS offers under a name: sources, channels, rates, release
+    #[cfg(feature = "dns")]
     Discover(Discover),
 }
 
@@ -60,6 +61,7 @@ pub struct Dns {
     pub trust_anchor: Option<PathBuf>,
 }
 
+#[cfg(feature = "dns")]
 #[derive(Args, Debug)]
 pub struct Discover {
     /// Service (gateway-fw._carousel._udp.example.net) or domain (example.net)

@@ -2,12 +2,12 @@
 
 use crate::cli;
 use crate::decode::{self, Decoded};
+use crate::interface;
 use crate::receive::{Arrival, Reception, Settings};
 use crate::report::{Heard, Report, Standing};
 use crate::ssm::Batch;
 use crate::tuner::{Choice, Offer, Origin, Step, Tuner};
 use crate::writer::WorkFile;
-use crate::{discovery, interface};
 use carousel_proto::manifest::Manifest;
 use carousel_proto::outcome::{Failure, Outcome, plain};
 use carousel_proto::receiver::{BlockJob, ChannelCount, ChannelId, Output, Receiver, Verdict};
@@ -60,7 +60,12 @@ pub fn get(arguments: &cli::Get) -> Result<(), Failure> {
 fn what_to_join(arguments: &cli::Get) -> Result<(Tuner, Queue<Offer>), Failure> {
     let seed = RandomState::new().build_hasher().finish();
     if let Some(service) = &arguments.service {
-        return discovery::find(service, arguments, seed);
+        #[cfg(feature = "dns")]
+        return crate::discovery::find(service, arguments, seed);
+        #[cfg(not(feature = "dns"))]
+        return Err(Failure::usage(format!(
+            "{service}: this program was built without DNS; name --source, --group and --port"
+        )));
     }
     let port = arguments.port.unwrap_or_default();
     let addresses: Vec<_> = match &arguments.source[..] {

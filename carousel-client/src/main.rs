@@ -1,11 +1,12 @@
 //! carousel-client: takes a file from a carousel, from any moment on, and never sends a packet to it.
 //!
-//! Wire to disk: [`ssm`] joins and [`receive`] brings batches of packets; `carousel_proto` parses and judges
+//! [`discovery`] asks DNS what there is, [`tuner`] decides which of it is joined. Wire to disk: [`ssm`] joins and [`receive`] brings batches of packets; `carousel_proto` parses and judges
 //! them; [`get`] does what its receiver says: [`writer`] puts symbols into the work file, [`decode`] completes
 //! the blocks; [`report`] tells people and programs. One queue, one direction.
 
 mod cli;
 mod decode;
+#[cfg(feature = "dns")]
 mod discovery;
 mod get;
 mod interface;
@@ -18,6 +19,9 @@ mod writer;
 use carousel_proto::outcome::{Failure, Outcome, one_line};
 use clap::Parser;
 use std::process::ExitCode;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 fn main() -> ExitCode {
     let arguments = match cli::Arguments::try_parse() {
@@ -36,9 +40,13 @@ fn main() -> ExitCode {
         .with_target(false)
         .without_time()
         .with_max_level(arguments.log_level())
+        .finish()
+        // The resolver's remarks on odd answers are for its makers; ours name the thing and the remedy.
+        .with(Targets::new().with_default(arguments.log_level()).with_target("hickory", LevelFilter::OFF))
         .init();
     let ended = match arguments.command {
         cli::Command::Get(a) => get::get(&a),
+        #[cfg(feature = "dns")]
         cli::Command::Discover(a) => discovery::discover(&a),
     };
     match ended {

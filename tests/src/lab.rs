@@ -111,6 +111,13 @@ impl Lab {
         self.dir().join(name)
     }
 
+    /// A new folder in the lab's.
+    pub fn fresh_dir(&self, name: &str) -> PathBuf {
+        let dir = self.file(&format!("{name}-{}", self.serial.fetch_add(1, Ordering::Relaxed)));
+        std::fs::create_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+        dir
+    }
+
     /// A new host with nothing but its loopback.
     pub fn host(&self, name: &str) -> Host {
         let host = Host::new(name, self.dir().to_owned(), self.serial.clone());

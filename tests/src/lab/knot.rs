@@ -51,8 +51,7 @@ impl Knot {
 
     /// Starts it. Returns when the zones are there, and signed.
     pub fn start(lab: &Lab, host: &Host, zones: &[Zone<'_>]) -> Self {
-        let dir = tempfile::Builder::new().prefix("knot-").tempdir_in(lab.dir());
-        let dir = dir.unwrap_or_else(|e| panic!("no folder for knot: {e}")).keep();
+        let dir = lab.fresh_dir("knot");
         write(&dir.join("knot.conf"), &configuration(&dir, zones));
         zones.iter().for_each(|zone| write(&dir.join(zone.name), zone.text));
         let server = host.spawn(&["knotd".to_owned(), "-c".to_owned(), file(&dir, "knot.conf")]);
