@@ -7,7 +7,7 @@ use carousel_proto::manifest::{Envelope, Manifest, ManifestError, instance_of};
 use carousel_proto::outcome::Failure;
 use carousel_proto::pages::record_len;
 use carousel_proto::schedule::{Item, Layout};
-use carousel_proto::wire::{Checksum, Instance, RECORD_HEADER_LEN};
+use carousel_proto::wire::{Checksum, IP_UDP_LEN, Instance, PREFIX_LEN, RECORD_HEADER_LEN};
 use memmap2::Mmap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -126,6 +126,16 @@ impl Bundle {
             map,
             manifest: head.manifest,
         })
+    }
+
+    /// Whether the other one sends the same packets: the manifest says all of it, down to the last hash.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.record(Item::Manifest) == other.record(Item::Manifest)
+    }
+
+    /// Bytes of one packet, IPv6 header included.
+    pub fn packet_len(&self) -> usize {
+        IP_UDP_LEN + PREFIX_LEN + self.places.record_len()
     }
 
     /// The record that the schedule asks for: all of a packet but its prefix.

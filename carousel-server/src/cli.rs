@@ -15,6 +15,7 @@ Examples:
   carousel-server keygen --out release
   carousel-server pack firmware.img --key release.key --out firmware.carousel
   carousel-server run firmware.carousel --group ff3e::8000:1 --port 5004 --interface eth0 --rate 20M
+  carousel-server zone --config server.toml
   carousel-server demo
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 bad signature or digest, 6 storage."
@@ -49,6 +50,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Send bundles for ever
     Run(Run),
+    /// Print the DNS records that make a configuration findable, for the zone file
+    Zone(Zone),
     /// Try it all on this machine: no root, no network
     Demo(Demo),
 }
@@ -140,37 +143,58 @@ pub struct Inspect {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "\
+SIGHUP reads the configuration and the bundles anew: what did not change is sent on without a gap, and if anything
+is wrong, all of it is. Replace a bundle by renaming the new one over it. SIGTERM and SIGINT end the program.
+
+Examples:
+  carousel-server run firmware.carousel --group ff3e::8000:1 --port 5004 --interface eth0 --rate 20M
+  carousel-server run firmware.carousel --group ff3e::8000:1@10M --group ff3e::8000:2@100M --port 5004 --interface eth0
+  carousel-server run --config server.toml")]
 pub struct Run {
     /// The bundles to send: one for all groups, or as many as there are groups
-    #[arg(required = true, value_name = "F.carousel")]
+    #[arg(required_unless_present = "config", value_name = "F.carousel")]
     pub bundles: Vec<PathBuf>,
+    /// What to send, as a file: several bundles, tiers, ladders. deploy/server.toml is an example
+    #[arg(long, value_name = "server.toml", conflicts_with_all = ["bundles", "group", "rate"])]
+    pub config: Option<PathBuf>,
     /// IPv6 multicast group, e.g. ff3e::8000:1, or with its own rate ff3e::8000:1@20M; may be repeated
-    #[arg(long, required = true, value_parser = parse_group)]
+    #[arg(long, required_unless_present = "config", value_parser = parse_group)]
     pub group: Vec<Group>,
     /// UDP port of the groups
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
-    pub port: u16,
-    /// Network interface to send through
+    #[arg(long, required_unless_present = "config", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// Network interface to send through. This and the following options override the --config file
+    #[arg(long, required_unless_present = "config")]
+    pub interface: Option<String>,
+    /// Bits per second of whole IPv6 packets, for groups without a rate of their own [default: 10M]
+    #[arg(long, value_parser = parse_rate)]
+    pub rate: Option<u64>,
+    /// This server's number among those that send the same bundle: 0, 1, 2, … [default: 0]
     #[arg(long)]
-    pub interface: String,
-    /// Bits per second of whole IPv6 packets, for groups without a rate of their own
-    #[arg(long, default_value = "10M", value_parser = parse_rate)]
-    pub rate: u64,
-    /// This server's number among those that send the same bundle: 0, 1, 2, …
-    #[arg(long, default_value_t = 0)]
-    pub phase: u32,
-    /// Hop limit: how many routers a packet may cross
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u8).range(1..))]
-    pub hops: u8,
-    /// Differentiated services code point: le, cs0 … cs7, af11 … af43, ef, or a number
-    #[arg(long, default_value = "le", value_parser = parse_dscp)]
-    pub dscp: u8,
+    pub phase: Option<u32>,
+    /// Hop limit: how many routers a packet may cross [default: 32]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..))]
+    pub hops: Option<u8>,
+    /// Differentiated services code point: le, cs0 … cs7, af11 … af43, ef, or a number [default: le]
+    #[arg(long, value_parser = parse_dscp)]
+    pub dscp: Option<u8>,
     /// Source address [default: the kernel's choice for the group]
     #[arg(long)]
     pub source: Option<Ipv6Addr>,
     /// Send one cycle and end
     #[arg(long)]
     pub once: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct Zone {
+    /// The file that `run` takes; its [[server]] tables say who sends
+    #[arg(long, value_name = "server.toml")]
+    pub config: PathBuf,
+    /// How many seconds resolvers may keep the records: so long it takes until a change is seen everywhere
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..1 << 31))]
+    pub ttl: u32,
 }
 
 #[derive(Args, Debug)]
@@ -197,16 +221,21 @@ fn parse_group(text: &str) -> Result<Group, String> {
         Some((address, rate)) => (address, Some(parse_rate(rate)?)),
         None => (text, None),
     };
-    let address: Ipv6Addr = address
-        .parse()
-        .map_err(|_| format!("{address:?} is no IPv6 address; a group looks like ff3e::8000:1"))?;
+    Ok(Group { address: parse_address(address)?, rate })
+}
+
+/// The address of a group.
+pub fn parse_address(text: &str) -> Result<Ipv6Addr, String> {
+    let address: Ipv6Addr =
+        text.parse().map_err(|_| format!("{text:?} is no IPv6 address; a group looks like ff3e::8000:1"))?;
     if !address.is_multicast() {
         return Err(format!("{address} is no multicast group; use one from ff3e::/32, like ff3e::8000:1"));
     }
-    Ok(Group { address, rate })
+    Ok(address)
 }
 
-fn parse_dscp(text: &str) -> Result<u8, String> {
+/// A code point by its name or number.
+pub fn parse_dscp(text: &str) -> Result<u8, String> {
     let digits: Vec<u8> = text.bytes().filter(|&c| c.is_ascii_digit()).map(|c| c - b'0').collect();
     let value = match (text.to_ascii_lowercase().as_str(), &digits[..]) {
         ("le", _) => Some(1), // RFC 8622

@@ -1,17 +1,22 @@
 //! carousel-server: packs a file once, then sends it for ever and listens to nothing.
 //!
+//! What to send is a [`plan`], from flags or from a [`config`] file; [`run`] keeps a thread for each channel.
 //! Disk to wire: [`send`] asks the schedule *what* and the pacer *when*, [`bundle`] hands the slice,
 //! `carousel_proto::wire` emits the header, [`socket`] makes one system call per burst.
 
 mod bundle;
 mod cli;
+mod config;
 mod demo;
 mod inspect;
 mod keys;
 mod namespace;
 mod pack;
+mod plan;
+mod run;
 mod send;
 mod socket;
+mod zone;
 
 use carousel_proto::outcome::{Failure, Outcome, one_line};
 use clap::Parser;
@@ -40,7 +45,8 @@ fn main() -> ExitCode {
         cli::Command::Pack(a) => pack::pack(&a),
         cli::Command::Seal(a) => keys::seal(&a),
         cli::Command::Inspect(a) => inspect::inspect(&a),
-        cli::Command::Run(a) => send::run(&a),
+        cli::Command::Run(a) => run::run(&a),
+        cli::Command::Zone(a) => zone::zone(&a),
         cli::Command::Demo(a) => demo::demo(&a),
     };
     match ended {

@@ -1,126 +1,88 @@
-//! `run`: one thread per channel, each a corridor: clock, pacer, schedule, bundle, header, socket.
+//! A channel's thread, a corridor: clock, pacer, schedule, bundle, header, socket.
 
 use crate::bundle::Bundle;
-use crate::cli;
+use crate::plan::Work;
 use crate::socket::{Outgoing, Sender, Target, sharpen_timers};
-use carousel_proto::outcome::{Failure, Outcome, plain};
+use carousel_proto::outcome::plain;
 use carousel_proto::pacer::{Pacer, Step};
-use carousel_proto::pages::record_len;
-use carousel_proto::schedule::{Content, Item, Order, Position, Tier, phase};
-use carousel_proto::units::{show_rate, show_seconds, show_size};
-use carousel_proto::wire::{IP_UDP_LEN, Kind, PREFIX_LEN, Sequence, emit_prefix};
+use carousel_proto::schedule::{Content, Item, Order, Position, phase};
+use carousel_proto::wire::{Kind, PREFIX_LEN, Sequence, emit_prefix};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant};
 
-/// Longest sleep: how soon a signal ends the program at very low rates.
-const LONGEST_WAIT_NS: u64 = 200_000_000;
+/// Longest sleep: how soon a change is heard of at very low rates.
+const LONGEST_WAIT: Duration = Duration::from_millis(200);
 /// How long to wait before the network is tried again after it has gone.
-const RETRY_NS: u64 = 100_000_000;
+const RETRY: Duration = Duration::from_millis(100);
+/// Every channel hears of a change within this time.
+pub const NOTICE: Duration = Duration::from_millis(400);
 
-/// `run`.
-pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
-    nix::net::if_::if_nametoindex(arguments.interface.as_str()).map_err(|_| {
-        Failure::usage(format!("no such interface: {}; `ip link` lists those there are", arguments.interface))
-    })?;
-    let (bundles, groups) = (&arguments.bundles, &arguments.group);
-    if bundles.len() != 1 && bundles.len() != groups.len() {
-        return Err(Failure::usage(format!(
-            "{} bundles for {} groups: give one bundle, or one for each group",
-            bundles.len(),
-            groups.len()
-        )));
-    }
-    let bundles = bundles.iter().map(|p| Bundle::open(p).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
-    for bundle in bundles.iter().filter(|b| !b.signed) {
-        tracing::warn!("{} is not signed: only clients with --digest will take it", bundle.path.display());
-    }
-    let mut channels = Vec::new();
-    for (index, group) in groups.iter().enumerate() {
-        let bundle = Arc::clone(bundles.get(index).unwrap_or(&bundles[0]));
-        let target = Target {
-            group: group.address,
-            port: arguments.port,
-            interface: arguments.interface.clone(),
-            source: arguments.source,
-            hops: arguments.hops,
-            dscp: arguments.dscp,
-        };
-        let rate = group.rate.unwrap_or(arguments.rate);
-        channels.push(Channel::new(bundle, target, rate, arguments)?);
-    }
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [libc::SIGTERM, libc::SIGINT] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))
-            .map_err(|e| Failure::new(Outcome::Failed, format!("signals cannot be caught: {e}")))?;
-    }
-    let sent: u64 = std::thread::scope(|scope| {
-        let threads: Vec<_> = channels.into_iter().map(|c| scope.spawn(|| c.run(&stop))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or(0)).sum()
-    });
-    tracing::info!("ended after {sent} packets");
-    Ok(())
+/// What a channel does from a moment on. All levels of a ladder get the same moment.
+pub struct Change {
+    pub at: Instant,
+    /// Nothing: the end.
+    pub to: Option<Work>,
 }
 
-/// One (source, group) pair and what it sends.
+/// What goes on through all changes.
 struct Channel {
-    bundle: Arc<Bundle>,
-    target: Target,
-    order: Order,
-    pacer: Pacer,
-    phase: u64,
-    /// Packets left to send, with `--once`.
-    left: Option<u64>,
+    link: Link,
+    sequence: Option<u32>,
+    sent: u64,
+}
+
+/// Does what the changes say, the latest of them, until one says to end; with `once` for one cycle. The number of
+/// packets.
+pub fn run(changes: &Receiver<Change>, once: bool) -> u64 {
+    sharpen_timers();
+    let Ok(mut change) = changes.recv() else { return 0 };
+    let Some(first) = &change.to else { return 0 };
+    let mut channel = Channel { link: Link::new(first.channel.target.clone()), sequence: None, sent: 0 };
+    std::thread::sleep(change.at.saturating_duration_since(Instant::now()));
+    while let Some(work) = change.to {
+        if channel.link.target != work.channel.target {
+            channel.link = Link::new(work.channel.target.clone());
+        }
+        match channel.send(&work, changes, once) {
+            Some(next) => change = next,
+            None => break,
+        }
+    }
+    channel.sent
 }
 
 impl Channel {
-    fn new(bundle: Arc<Bundle>, target: Target, rate: u64, arguments: &cli::Run) -> Result<Self, Failure> {
-        let order = Order::new(&bundle.layout, Tier::Alone)
-            .ok_or_else(|| Failure::usage(format!("{}: no such tier", bundle.path.display())))?;
-        let packet_len = IP_UDP_LEN + PREFIX_LEN + record_len(bundle.layout.geometry().symbol_len());
-        let pacer = Pacer::new(rate, packet_len, now());
-        let m = &bundle.manifest;
-        let from = Sender::open(&target).ok().and_then(|sender| sender.source());
-        let from = from.map_or("no address yet".to_owned(), |address| address.to_string());
-        if target.group.segments()[0] & 0xfff0 != 0xff30 || target.group.segments()[1] != 0 {
-            tracing::warn!(
-                "{} is no source-specific group (ff3x::/32): clients must join any source",
-                target.group
-            );
-        }
-        let needed = bundle.layout.geometry().symbols_needed() as f64 * packet_len as f64 * 8.0;
-        tracing::info!(
-            "{} ({}, seq {}) from {from} to [{}]:{} at {}: at best {} for a client without loss",
-            m.name,
-            show_size(m.size),
-            m.seq,
-            target.group,
-            target.port,
-            show_rate(rate as f64),
-            show_seconds(needed / rate as f64)
-        );
-        let phase = phase(arguments.phase, order.cycle());
-        let left = arguments.once.then(|| order.cycle() + order.interval());
-        Ok(Self { bundle, target, order, pacer, phase, left })
-    }
-
-    /// Sends until told to stop; returns the number of packets.
-    fn run(mut self, stop: &AtomicBool) -> u64 {
-        sharpen_timers();
-        let bundle = Arc::clone(&self.bundle);
-        let mut link = Link::new(self.target.clone());
-        let mut burst: Vec<Outgoing<'_>> = Vec::with_capacity(self.pacer.burst() as usize);
-        let mut sequence: Option<u32> = None;
-        let mut sent = 0;
-        while !stop.load(Ordering::Relaxed) && self.left != Some(0) {
-            let (first, count) = match self.pacer.poll(now()) {
+    /// Sends one bundle until the change that it returns, or to its end. That change comes between two bursts, and
+    /// the clock says where the next bundle or rate begins: nothing is waited for.
+    fn send(&mut self, work: &Work, changes: &Receiver<Change>, once: bool) -> Option<Change> {
+        let bundle = &work.bundle;
+        let order = Order::new(&bundle.layout, work.channel.tier)?; // which `Plan::open` has checked
+        let phase = phase(work.channel.phase, order.cycle());
+        let mut left = once.then(|| order.cycle() + order.interval());
+        let mut pacer = Pacer::new(work.channel.rate, bundle.packet_len(), now());
+        let mut burst: Vec<Outgoing<'_>> = Vec::with_capacity(pacer.burst() as usize);
+        let mut next: Option<Change> = None;
+        while left != Some(0) {
+            match changes.try_recv() {
+                Ok(change) => {
+                    next = Some(change);
+                    continue;
+                }
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) => {}
+            }
+            let rest = next.as_ref().map(|change| change.at.saturating_duration_since(Instant::now()));
+            if rest == Some(Duration::ZERO) {
+                return next;
+            }
+            let (first, count) = match pacer.poll(now()) {
                 Step::Wait(until) => {
-                    sleep_until(until);
+                    sleep_until(until, rest.unwrap_or(LONGEST_WAIT));
                     continue;
                 }
                 Step::Send(first, count) => (first, count),
@@ -128,13 +90,13 @@ impl Channel {
             burst.clear();
             for position in (first.0..).take(count as usize) {
                 // The sequence goes on from the clock too, then counts what is really sent.
-                let number = sequence.map_or(position as u32, |s: u32| s.wrapping_add(1));
-                sequence = Some(number);
-                let item = self.order.item(Position(position.wrapping_add(self.phase)));
+                let number = self.sequence.map_or(position as u32, |s: u32| s.wrapping_add(1));
+                self.sequence = Some(number);
+                let item = order.item(Position(position.wrapping_add(phase)));
                 let mut prefix = [0; PREFIX_LEN];
                 emit_prefix(
                     &mut prefix,
-                    kind(&bundle, item),
+                    kind(bundle, item),
                     Sequence(number),
                     bundle.checksum,
                     bundle.instance,
@@ -142,10 +104,10 @@ impl Channel {
                 burst.push(Outgoing { prefix, record: bundle.record(item) });
             }
             tracing::trace!(position = first.0, count, "burst");
-            sent += link.send(&burst);
-            self.left = self.left.map(|left| left.saturating_sub(u64::from(count)));
+            self.sent += self.link.send(&burst);
+            left = left.map(|left| left.saturating_sub(u64::from(count)));
         }
-        sent
+        None
     }
 }
 
@@ -192,7 +154,7 @@ impl Link {
             match result {
                 Ok(sent) => {
                     if self.trouble.take().is_some() {
-                        tracing::info!("[{}]:{}: sending again", self.target.group, self.target.port);
+                        tracing::info!("{}: sending again", self.target);
                     }
                     rest = &rest[sent..];
                 }
@@ -201,7 +163,7 @@ impl Link {
                 Err(error) => {
                     self.complain(&error);
                     if !is_passing(&error) {
-                        sleep_until(now() + RETRY_NS);
+                        std::thread::sleep(RETRY);
                     }
                     break; // what could not be sent is lost, like any packet
                 }
@@ -224,7 +186,7 @@ impl Link {
             _ => plain(error),
         };
         if self.trouble.as_ref() != Some(&text) {
-            tracing::warn!("[{}]:{}: {text}; going on", self.target.group, self.target.port);
+            tracing::warn!("{}: {text}; going on", self.target);
             self.trouble = Some(text);
         }
     }
@@ -249,11 +211,11 @@ fn now() -> u64 {
         .map_or(0, |t| t.tv_sec() as u64 * 1_000_000_000 + t.tv_nsec() as u64)
 }
 
-/// Sleeps until the wall clock says `until`, but never long: the clock may be set meanwhile.
-fn sleep_until(until: u64) {
+/// Sleeps until the wall clock says `until`, but for no more than `most`, and never long: the clock may be set meanwhile.
+fn sleep_until(until: u64, most: Duration) {
     let Ok(monotonic) = clock_gettime(ClockId::CLOCK_MONOTONIC) else { return };
-    let wait = until.saturating_sub(now()).min(LONGEST_WAIT_NS);
-    let deadline = TimeSpec::from(Duration::from(monotonic) + Duration::from_nanos(wait));
+    let wait = Duration::from_nanos(until.saturating_sub(now())).min(most).min(LONGEST_WAIT);
+    let deadline = TimeSpec::from(Duration::from(monotonic) + wait);
     while clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::TIMER_ABSTIME, &deadline)
         == Err(Errno::EINTR)
     {}

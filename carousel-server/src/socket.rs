@@ -7,6 +7,7 @@
 use carousel_proto::wire::PREFIX_LEN;
 use nix::libc;
 use socket2::{Domain, Protocol, Socket, Type};
+use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::AsRawFd;
@@ -16,7 +17,7 @@ use std::os::fd::AsRawFd;
 const IPV6_PMTUDISC_INTERFACE: libc::c_int = 4;
 
 /// Where and how a channel sends.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     pub group: Ipv6Addr,
     pub port: u16,
@@ -25,6 +26,20 @@ pub struct Target {
     pub source: Option<Ipv6Addr>,
     pub hops: u8,
     pub dscp: u8,
+}
+
+impl Target {
+    /// Whether packets to both arrive in the same place.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        (self.group, self.port, &self.interface) == (other.group, other.port, &other.interface)
+    }
+}
+
+impl Display for Target {
+    /// For people: `[ff3e::8000:1]:5004 on eth0`.
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}]:{} on {}", self.group, self.port, self.interface)
+    }
 }
 
 /// One packet: its header's first part, and the record that follows.
