@@ -24,7 +24,7 @@ pub use crowd::Crowd;
 pub use deaf::deafen;
 pub use folder::Folder;
 pub use host::{Host, Loss, LossCount, Output};
-pub use knot::{Knot, Signing, Zone, zone_file};
+pub use knot::{Knot, Signing, Zone, check_zone_file, zone_file};
 pub use meter::{Meter, Passed};
 pub use process::{Exit, Running, die_with_us, until};
 pub use receiver::join;

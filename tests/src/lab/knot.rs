@@ -117,6 +117,23 @@ ns AAAA fd00:6::53
     )
 }
 
+/// Has the checkers of knot, BIND and NSD read a zone file: none may complain, and one that is missing is a skip.
+pub fn check_zone_file(lab: &Lab, host: &Host, zone: &str, text: &str) {
+    let path = lab.file("checked.zone");
+    write(&path, text);
+    for line in ["kzonecheck -o ZONE FILE", "named-checkzone -i none ZONE FILE", "nsd-checkzone ZONE FILE"] {
+        let line = line.replace("FILE", &path.display().to_string()).replace("ZONE", zone);
+        let words: Vec<&str> = line.split(' ').collect();
+        if !have(words[0]) {
+            skip(lab.name(), &format!("the program {} is missing", words[0]));
+            continue;
+        }
+        let out = host.run(&words);
+        let said = out.stdout + &out.stderr;
+        assert!(out.exit.status.success() && !said.contains("warning"), "{line}: {said}\n{text}");
+    }
+}
+
 fn write(path: &Path, text: &str) {
     fs::write(path, text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
 }
