@@ -141,6 +141,71 @@ fn run_refuses_what_it_cannot_send() {
     run_refuses(good, "ff3e::8000:1", "0", "lo", 2);
 }
 
+#[test]
+fn run_and_zone_refuse_configurations() {
+    let desk = desk();
+    let (config, bundle) = (desk.file("server.toml"), desk.packed.bundle.display());
+    let good = format!("interface = \"lo\"\nport = 5004\n[[session]]\nbundle = \"{bundle}\"\n");
+    for (more, expected) in [
+        ("groups = [\"ff3e::8000:1\"", 2),
+        ("groups = [\"ff3e::8000:1\"]\nspeed = 5", 2),
+        ("groups = [\"ff3e::8000:1\", \"ff3e::8000:1\"]", 2),
+        ("groups = [\"ff3e::8000:1\"]\ninterface = \"nosuch0\"", 2),
+        // The bundle has four levels, which only who opens it knows.
+        ("service = \"x._carousel._udp.example.test\"\ntiers = \"stacked\"\nlevels = 5", 2),
+        ("groups = [\"ff3e::8000:2\"]\n[[session]]\nbundle = \"nothing\"\ngroups = [\"ff3e::8000:1\"]", 2),
+    ] {
+        fs::write(&config, good.clone() + more).unwrap();
+        server_refuses(&[&"run", &"--config", &config], expected);
+        // Nobody sends, or what is wrong above.
+        server_refuses(&[&"zone", &"--config", &config], expected);
+    }
+    let cut = desk.spoilt("cut.carousel", |bytes| bytes.truncate(2000));
+    let text = good.replace(&bundle.to_string(), "cut.carousel") + "groups = [\"ff3e::8000:1\"]\n";
+    fs::write(&config, text).unwrap();
+    assert!(cut.exists());
+    server_refuses(&[&"run", &"--config", &config], 3);
+    // Sent by somebody, but nameless; and with a name that fits no DNS record.
+    let server = "[[server]]\nhost = \"s1.example.test\"\n";
+    fs::write(
+        &config,
+        good.clone()
+            + "groups = [\"ff3e::8000:1\"]\nurl = \"x\"\nservice = \"x._carousel._udp.a\"\n"
+            + server,
+    )
+    .unwrap();
+    server_refuses(&[&"zone", &"--config", &config], 2);
+    server_refuses(&[&"zone", &"--config", &config, &"--ttl", &"0"], 2);
+    for missing in ["nothing.toml", "nothing/server.toml"] {
+        server_refuses(&[&"run", &"--config", &desk.file(missing)], 2);
+        server_refuses(&[&"zone", &"--config", &desk.file(missing)], 2);
+    }
+    fs::write(&config, [0xff, 0xfe]).unwrap();
+    server_refuses(&[&"run", &"--config", &config], 2);
+    // A file says it all, or flags do.
+    server_refuses(&[&"run", &desk.packed.bundle, &"--config", &config], 2);
+    server_refuses(&[&"run", &"--config", &config, &"--rate", &"1M"], 2);
+    server_refuses(&[&"run", &"--interface", &"lo", &"--port", &"5004"], 2);
+}
+
+#[test]
+fn run_refuses_one_group_twice() {
+    let desk = desk();
+    let words: [&dyn AsOsString; 10] = [
+        &"run",
+        &desk.packed.bundle,
+        &"--group",
+        &"ff3e::8000:1@1M",
+        &"--group",
+        &"ff3e::8000:1@2M",
+        &"--port",
+        &"5004",
+        &"--interface",
+        &"lo",
+    ];
+    server_refuses(&words, 2);
+}
+
 /// One host with an `eth0` on which nobody sends.
 #[test]
 fn get_refuses_what_it_cannot_do() {
