@@ -94,10 +94,20 @@ fn hear<T>(host: &Host, groups: &[Ipv6Addr], meanwhile: impl FnOnce() -> T) -> (
                 })
             })
             .collect();
+        let ending = Ending(&over);
         let result = meanwhile();
-        over.store(true, Ordering::Relaxed);
+        drop(ending);
         (ears.into_iter().map(|ear| ear.join().unwrap()).collect(), result)
     })
+}
+
+/// Ends the listening, also when what was to happen meanwhile has failed.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn assert_contiguous(packets: &[Packet]) {
