@@ -11,14 +11,18 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// For one answer from DNS, before a transfer and during it.
+/// For one answer from DNS, before a transfer and during it, unless the user is less patient.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Nanoseconds in which one packet of 1,280 bytes goes out at 1 bit/s.
 const PACKET_NS: u64 = 1280 * 8 * 1_000_000_000;
 
 /// Looks a service up, for `get`; what comes out later is what DNS says then.
 pub fn find(name: &str, arguments: &cli::Get, seed: u64) -> Result<(Tuner, Receiver<Offer>), Failure> {
-    let resolver = resolver(&arguments.dns, LOOKUP_TIMEOUT)?;
+    let timeout = match Duration::from_millis(arguments.timeout) {
+        Duration::ZERO => LOOKUP_TIMEOUT,
+        timeout => timeout.min(LOOKUP_TIMEOUT),
+    };
+    let resolver = resolver(&arguments.dns, timeout)?;
     let answer = resolver.lookup(name)?;
     remark(&answer);
     let service = the_only(&answer)?;
