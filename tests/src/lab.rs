@@ -17,6 +17,7 @@ mod process;
 mod receiver;
 mod router;
 mod switch;
+mod unbound;
 mod wire;
 
 pub use counters::{Snmp6, Traffic, softnet_drops};
@@ -30,6 +31,7 @@ pub use process::{Exit, Running, die_with_us, until};
 pub use receiver::join;
 pub use router::{Mroute, Role, Router, routers_missing};
 pub use switch::{Member, Switch};
+pub use unbound::Unbound;
 pub use wire::{Flip, Impairment, Wire, WireCounts, WireLoss};
 
 use crate::figures;

@@ -90,4 +90,13 @@ impl Routed {
         last.settle();
         Self { s, dns, first, r1, r2, last, r }
     }
+
+    /// Another sender beside the first one, at an address below fd00:a::/64.
+    pub fn plug_sender(&self, lab: &Lab, name: &str, addr: &str) -> Host {
+        let host = lab.host(name);
+        self.first.plug(&host, "eth0", &format!("{addr}/64"));
+        host.ip("route add default via fd00:a::1");
+        reach(&host, addr, &self.r[0], "fd00:b::11");
+        host
+    }
 }
