@@ -80,6 +80,7 @@ pub fn discover(arguments: &cli::Discover) -> Result<(), Failure> {
     remark(&answer);
     for service in &answer.services {
         show(service);
+        println!();
     }
     println!("DNSSEC: {}; to be asked again in {} s", validation(answer.validation), answer.ttl.as_secs());
     Ok(())
@@ -192,18 +193,32 @@ fn show(service: &Service) {
     optional("BLAKE3", service.digest_prefix.as_ref().map(|prefix| format!("{prefix}…")));
     optional("key", service.key_id.clone());
     optional("HTTP", service.url.clone());
-    for (tier, channel) in service.channels.iter().enumerate() {
+    if service.channels.len() > 1 {
+        let how = match service.ladder {
+            Ladder::Separate => "each carries everything",
+            Ladder::Stacked => "each adds to the lower ones",
+        };
+        println!("  {:<8} {}: {how}", "tiers", ladder(service));
+    }
+    let groups: Vec<String> = service.channels.iter().map(|channel| channel.group.to_string()).collect();
+    let wide = widest(&groups);
+    for (tier, (channel, group)) in service.channels.iter().zip(&groups).enumerate() {
         let rate = channel.rate.map_or("rate unknown".to_owned(), |rate| show_rate(rate as f64));
-        let how = if service.channels.len() > 1 { ladder(service) } else { "" };
-        println!("  {:<8} {}  {rate}  {how}", format!("tier {tier}"), channel.group);
+        println!("  {:<8} {group:<wide$}  {rate}", format!("tier {tier}"));
     }
-    for source in &service.sources {
-        for address in &source.addresses {
-            let (priority, weight) = (source.priority, source.weight);
-            println!(
-                "  {:<8} {address} port {}  {}  priority {priority}, weight {weight}",
-                "source", source.port, source.host
-            );
-        }
+    let of_source = |source: &carousel_dns::Source| {
+        let who = format!("{}  priority {}, weight {}", source.host, source.priority, source.weight);
+        let place = |address| (format!("[{address}]:{}", source.port), who.clone());
+        source.addresses.iter().map(place).collect::<Vec<_>>()
+    };
+    let (places, who): (Vec<String>, Vec<String>) = service.sources.iter().flat_map(of_source).unzip();
+    let wide = widest(&places);
+    for (place, who) in places.iter().zip(who) {
+        println!("  {:<8} {place:<wide$}  {who}", "source");
     }
+}
+
+/// How wide a column of these is.
+fn widest(words: &[String]) -> usize {
+    words.iter().map(String::len).max().unwrap_or(0)
 }
