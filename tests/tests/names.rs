@@ -325,3 +325,203 @@ fn more_sources_than_wanted_are_chosen_by_weight() {
     let story = story(&client);
     assert!(got.exit.seconds > 6.0 && story.len() == 2 && got.done.sources.len() == 2, "{client}");
 }
+
+/// What a client is asked for here: two services under the zone, and names that are odd or false.
+fn odd_records() -> String {
+    let fifty: String =
+        (0..50).map(|n| format!("_fifty._udp SRV 0 0 5004 h{n}\nh{n} AAAA 2001:db8:50::{n:x}\n")).collect();
+    let long: String = (0..45).map(|n| format!(" \"x{n}={}\"", "y".repeat(200))).collect();
+    format!(
+        "_carousel._udp PTR fw._carousel._udp
+_carousel._udp PTR maps._carousel._udp
+fw._carousel._udp SRV 0 10 5004 s1
+fw._carousel._udp SRV 10 5 5004 s2
+fw._carousel._udp TXT \"txtvers=1\" \"g=ff3e::9c41:a7d0,ff3e::9c5b:e213\" \"r=1000,2000\" \"m=stacked\" \"seq=42\" \
+         \"h=0123456789abcdef\" \"k=0123456789ABCDEF\" \"u=https://example.test/fw.carousel\"
+maps._carousel._udp SRV 0 10 5005 s1
+s1 AAAA 2001:db8:1::a
+s2 AAAA 2001:db8:22::a
+_alias._udp CNAME _again._udp
+_again._udp CNAME fw._carousel._udp
+_loop1._udp CNAME _loop2._udp
+_loop2._udp CNAME _loop1._udp
+_fifty._udp TXT \"txtvers=1\"{long}
+{fifty}"
+    )
+}
+
+/// A nameserver's host and a client's.
+fn asking(lab: &Lab) -> (Host, Host) {
+    let (ns, c) = (lab.host("ns"), lab.host("c"));
+    lab.link(&ns, "eth0", &format!("{NS}/64"), &c, "eth0", "fd00:6::10/64", 1280);
+    (ns, c)
+}
+
+fn discover(host: &Host, name: &str, more: &[&str]) -> Output {
+    let mut line = args(&[&bins::client(), &"discover", &name]);
+    line.extend(more.iter().map(OsString::from));
+    host.run(&line)
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+#[test]
+fn what_is_there_is_shown() {
+    let Some(lab) = Lab::enter("what_is_there_is_shown") else { return };
+    if !Knot::is_here(&lab) {
+        return;
+    }
+    let (ns, c) = asking(&lab);
+    let knot = knot(&lab, &ns, &zone_file(ZONE, &odd_records()), Signing::TwoKeys);
+    let anchor = knot.trust_anchor(ZONE);
+    let trusting = ["--nameserver", NS, "--trust-anchor", anchor.to_str().unwrap()];
+    let shown = discover(&c, ZONE, &trusting);
+    assert!(shown.exit.code() == 0 && shown.stderr.is_empty(), "{shown:?}");
+    let fw = "fw._carousel._udp.example.test
+  release  42
+  BLAKE3   0123456789abcdef…
+  key      0123456789ABCDEF
+  HTTP     https://example.test/fw.carousel
+  tiers    stacked: each adds to the lower ones
+  tier 0   ff3e::9c41:a7d0  1.0 Mbit/s
+  tier 1   ff3e::9c5b:e213  2.0 Mbit/s
+  source   [2001:db8:1::a]:5004   s1.example.test  priority 0, weight 10
+  source   [2001:db8:22::a]:5004  s2.example.test  priority 10, weight 5
+
+";
+    assert!(shown.stdout.contains(fw), "{}", shown.stdout);
+    // The absence of the second service's TXT holds for as long as the SOA says.
+    assert!(shown.stdout.ends_with("\nDNSSEC: secure; to be asked again in 30 s\n"), "{}", shown.stdout);
+
+    let told = discover(&c, ZONE, &[&trusting[..], &["--json"]].concat());
+    let all: Value = serde_json::from_str(&told.stdout).unwrap_or_else(|e| panic!("{e}: {told:?}"));
+    assert_eq!(keys(&all), ["remarks", "services", "ttl", "validation"]);
+    assert_eq!((&all["validation"], &all["ttl"]), (&"secure".into(), &30.into()));
+    let services = all["services"].as_array().unwrap();
+    assert_eq!((services.len(), told.stdout.lines().count()), (2, 1));
+    let fw = services.iter().find(|service| service["instance"] == "fw").unwrap();
+    let expected = serde_json::json!({
+        "name": "fw._carousel._udp.example.test", "instance": "fw", "seq": 42,
+        "digest_prefix": "0123456789abcdef", "key_id": "0123456789ABCDEF",
+        "url": "https://example.test/fw.carousel", "tiers": "stacked",
+        "channels": [{"group": "ff3e::9c41:a7d0", "rate": 1_000_000}, {"group": "ff3e::9c5b:e213", "rate": 2_000_000}],
+        "sources": [
+            {"host": "s1.example.test", "addresses": ["2001:db8:1::a"], "port": 5004, "priority": 0, "weight": 10},
+            {"host": "s2.example.test", "addresses": ["2001:db8:22::a"], "port": 5004, "priority": 10, "weight": 5},
+        ],
+    });
+    assert_eq!(fw, &expected);
+    // What a zone does not say is null, not absent.
+    let maps = services.iter().find(|service| service["instance"] == "maps").unwrap();
+    assert_eq!(keys(maps), keys(fw));
+    let unknown = ["seq", "digest_prefix", "key_id", "url"].map(|key| maps[key].is_null());
+    assert!(unknown == [true; 4] && maps["channels"][0]["rate"].is_null(), "{maps}");
+
+    let fifty = discover(&c, "_fifty._udp.example.test", &["--nameserver", NS, "--json"]);
+    let all: Value = serde_json::from_str(&fifty.stdout).unwrap_or_else(|e| panic!("{e}: {fifty:?}"));
+    assert_eq!(all["services"][0]["sources"].as_array().unwrap().len(), 50);
+    figures::row("50 SRV and 9 KB of TXT", &[("discover", &format!("{:.2} s", fifty.exit.seconds))]);
+}
+
+/// What `get` is to do: exit code, and what its only line on stderr says.
+struct Refusal<'a> {
+    name: &'a str,
+    more: &'a [&'a str],
+    resolv_conf: &'a str,
+    code: i32,
+    says: &'a str,
+}
+
+fn refusal<'a>(name: &'a str, more: &'a [&'a str], code: i32, says: &'a str) -> Refusal<'a> {
+    Refusal { name, more, resolv_conf: "", code, says }
+}
+
+#[test]
+fn what_cannot_be_found_ends_in_time_with_one_line() {
+    let test = "what_cannot_be_found_ends_in_time_with_one_line";
+    let Some(lab) = Lab::enter(test) else { return };
+    if !Knot::is_here(&lab) || !Unbound::is_here(&lab) {
+        return;
+    }
+    let packed = scene::pack(lab.dir(), 1000, &[]);
+    let (ns, c) = asking(&lab);
+    let signed = knot(&lab, &ns, &zone_file(ZONE, &odd_records()), Signing::TwoKeys);
+    let anchor = signed.trust_anchor(ZONE);
+    let anchor = anchor.to_str().unwrap();
+    // Questions to this address of its are not answered.
+    let silent = "fd00:6::54";
+    ns.ip(&format!("addr add {silent}/64 dev eth0 nodad"));
+    ns.nft(&format!(
+        "table inet wall {{ chain in {{ type filter hook input priority 0; ip6 daddr {silent} drop; }}; }}"
+    ));
+    // Elsewhere somebody gives another port, in a copy of the zone, and a resolver there validates.
+    let (false_ns, deceived) = asking(&lab);
+    let lies = signed.dump(ZONE).replace(" 5004 ", " 5999 ");
+    let _liar = knot(&lab, &false_ns, &lies, Signing::Unsigned);
+    let _unbound = Unbound::start(&lab, &deceived, ZONE, NS, Path::new(anchor));
+
+    let (fw, ask) = ("fw._carousel._udp.example.test", ["--nameserver", NS]);
+    let timeout = Duration::from_secs(4);
+    let refused = |host: &Host, refusal: &Refusal| {
+        let Refusal { name, more, resolv_conf, code, says } = refusal;
+        let folder = lab.fresh_dir("out");
+        let line = get_line(name, &packed, &folder.join("got"), &[*more, &["--timeout", "4s"]].concat());
+        let out = host.run(&with_resolv_conf(&lab, resolv_conf, &line));
+        println!("{}, {:.2} s: {}", out.exit.code(), out.exit.seconds, out.stderr.trim_end());
+        assert_eq!(out.exit.code(), *code, "{name} {more:?}: {out:?}");
+        let one_line = out.stderr.starts_with("carousel-client: ") && out.stderr.lines().count() == 1;
+        assert!(one_line && out.stderr.contains(says), "{name} {more:?}: {out:?}");
+        assert!(out.stdout.is_empty() && fs::read_dir(&folder).unwrap().count() == 0, "{out:?}");
+        let took = Duration::from_secs_f64(out.exit.seconds);
+        assert!(took < timeout + Duration::from_secs(1), "{name} {more:?}: {out:?}");
+        took
+    };
+    let no_such_tier = [&ask[..], &["--tier", "9"]].concat();
+    for case in [
+        refusal(ZONE, &[], 2, "no nameserver: /etc/resolv.conf"),
+        Refusal { resolv_conf: "nameserver fd00:6::53\n", ..refusal("no.example.test", &[], 2, "NXDOMAIN") },
+        refusal("no.example.test", &ask, 2, "no.example.test: "),
+        refusal("s1.example.test", &ask, 2, "no such records"),
+        refusal("_loop1._udp.example.test", &ask, 2, "aliases"),
+        refusal("example.org", &ask, 75, "REFUSED"),
+        refusal(ZONE, &["--nameserver", "2001:db8::53"], 75, "--nameserver"),
+        refusal(ZONE, &ask, 2, "name one of them: fw._carousel._udp.example.test, maps._carousel._udp"),
+        refusal(fw, &no_such_tier, 2, "there is no tier 9; the highest is 1"),
+    ] {
+        refused(&c, &case);
+    }
+    let waited = refused(&c, &refusal(ZONE, &["--nameserver", silent], 75, "no answer from DNS within 4 s"));
+    assert!(waited > timeout - Duration::from_millis(500), "{waited:?}");
+    figures::row(
+        "silent nameserver, --timeout 4s",
+        &[("end after", &format!("{:.2} s", waited.as_secs_f64()))],
+    );
+    // A validating resolver only says that it failed; one of our own says what is false.
+    refused(&deceived, &refusal(fw, &["--nameserver", "::1"], 75, "SERVFAIL"));
+    let validating = ["--nameserver", NS, "--trust-anchor", anchor];
+    refused(&deceived, &refusal(fw, &validating, 3, "refused, DNSSEC says that it is false"));
+    assert_eq!(discover(&deceived, fw, &ask).exit.code(), 0, "and who does not look is deceived");
+}
+
+#[test]
+fn odd_but_good_answers_are_joined() {
+    let Some(lab) = Lab::enter("odd_but_good_answers_are_joined") else { return };
+    if !Knot::is_here(&lab) {
+        return;
+    }
+    let packed = scene::pack(lab.dir(), 1000, &[]);
+    let (ns, c) = asking(&lab);
+    let _knot = knot(&lab, &ns, &zone_file(ZONE, &odd_records()), Signing::Unsigned);
+    for (name, sources) in [("_alias._udp.example.test", 1), ("_fifty._udp.example.test", 4)] {
+        let more = ["--nameserver", NS, "--tier", "0", "--timeout", "3s"];
+        let client = c.spawn(&get_line(name, &packed, &lab.file("got"), &more));
+        assert_eq!(client.finish(LIMIT).code(), 5, "nobody sends: {client}");
+        let story = story(&client);
+        assert!(
+            story.len() == sources && story.iter().all(|step| step.starts_with("+2001:db8:")),
+            "{client}"
+        );
+    }
+}
