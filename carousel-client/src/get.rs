@@ -354,13 +354,21 @@ impl<'a> Engine<'a> {
                 Step::Join(origin, tier) | Step::Leave(origin, tier) => (origin, tier),
             };
             let group = self.tuner.group(tier);
-            self.report.step(step, group, self.tuner.state(origin));
+            let state = self.tuner.state(origin);
             match step {
-                Step::Leave(..) => reception.leave(group, origin.port, origin.address),
-                Step::Join(..) => match reception.join(group, origin.port, origin.address) {
-                    Ok((place, granted)) => self.joined(origin, tier, group, place, granted),
-                    Err(error) => self.not_joined(origin, group, &error)?,
-                },
+                // A source that is dropped is left on all tiers, whichever were joined.
+                Step::Leave(..) => {
+                    if reception.leave(group, origin.port, origin.address) {
+                        self.report.step(step, group, state);
+                    }
+                }
+                Step::Join(..) => {
+                    self.report.step(step, group, state);
+                    match reception.join(group, origin.port, origin.address) {
+                        Ok((place, granted)) => self.joined(origin, tier, group, place, granted),
+                        Err(error) => self.not_joined(origin, group, &error)?,
+                    }
+                }
             }
         }
         Ok(())

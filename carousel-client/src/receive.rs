@@ -93,15 +93,19 @@ impl Reception {
         joined.map(|()| (number, granted))
     }
 
-    /// Leaves a source of a group and port.
-    pub fn leave(&mut self, group: Ipv6Addr, port: u16, source: Option<Ipv6Addr>) {
+    /// Leaves a source of a group and port. Returns whether it was joined.
+    pub fn leave(&mut self, group: Ipv6Addr, port: u16, source: Option<Ipv6Addr>) -> bool {
         let known = self.places.iter().position(|place| (place.group, place.port) == (group, port));
-        let Some(number) = known else { return };
-        let Some(mut open) = self.places[number].open.take() else { return };
-        open.sources.retain(|joined| *joined != source);
-        // If the interface has gone, so has the membership.
-        let _ = open.subscription.leave(source);
+        let Some(number) = known else { return false };
+        let Some(mut open) = self.places[number].open.take() else { return false };
+        let was_joined = open.sources.contains(&source);
+        if was_joined {
+            open.sources.retain(|joined| *joined != source);
+            // If the interface has gone, so has the membership.
+            let _ = open.subscription.leave(source);
+        }
         self.keep(number, open);
+        was_joined
     }
 
     /// Takes an empty batch back.

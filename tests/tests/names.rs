@@ -23,14 +23,14 @@ const SENDER_3: &str = "fd00:a::4";
 /// The nameserver of scenarios without routers.
 const NS: &str = "fd00:6::53";
 
-/// Writes server.toml: one session at this rate, and who sends it: host, address, and further lines.
-fn configure(lab: &Lab, rate: &str, servers: &[(&str, &str, &str)]) {
+/// Writes server.toml: one session with separate tiers of these rates, and who sends it: host, address, and further lines.
+fn configure(lab: &Lab, rates: &[&str], servers: &[(&str, &str, &str)]) {
     let server = |(host, address, more): &(&str, &str, &str)| {
         format!("[[server]]\nhost = \"{host}.{ZONE}\"\naddress = \"{address}\"\n{more}\n")
     };
     let text = format!(
         "interface = \"eth0\"\nport = 5004\n[[session]]\nservice = \"fw._carousel._udp.{ZONE}\"\n\
-         bundle = \"F.carousel\"\nrate = \"{rate}\"\n{}",
+         bundle = \"F.carousel\"\nrates = {rates:?}\n{}",
         servers.iter().map(server).collect::<String>()
     );
     fs::write(lab.file("server.toml"), text).unwrap();
@@ -127,7 +127,7 @@ fn a_domain_and_a_key_are_enough() {
     let Some((lab, net)) = enter_routed("a_domain_and_a_key_are_enough") else { return };
     let s2 = net.plug_sender(&lab, "s2", SENDER_2);
     let packed = scene::pack(lab.dir(), 10 * MIB, &[]);
-    configure(&lab, "20M", &[("s1", SENDER, ""), ("s2", SENDER_2, "")]);
+    configure(&lab, &["20M"], &[("s1", SENDER, ""), ("s2", SENDER_2, "")]);
     let knot = knot(&lab, &net.dns, &zone(&lab, "60"), Signing::TwoKeys);
     let anchor = knot.trust_anchor(ZONE);
     let resolver = "fd00:b::14";
@@ -181,7 +181,7 @@ fn a_killed_server_and_its_removed_record_do_not_stop_a_transfer() {
     let packed = scene::pack(lab.dir(), 24 * MIB, &[]);
     let [a, b, c] = [("s1", SENDER, ""), ("s2", SENDER_2, ""), ("s3", SENDER_3, "")];
     let zone_of = |servers: &[(&str, &str, &str)]| {
-        configure(&lab, "10M", servers);
+        configure(&lab, &["10M", "1M"], servers);
         zone(&lab, "1")
     };
     let knot = knot(&lab, &net.dns, &zone_of(&[a, b]), Signing::Unsigned);
@@ -189,7 +189,7 @@ fn a_killed_server_and_its_removed_record_do_not_stop_a_transfer() {
     let second = serve(&lab, &s2, &["--phase", "1"]);
     let _third = serve(&lab, &s3, &["--phase", "2"]);
     let (out, r1) = (lab.file("got"), &net.r[0]);
-    let client = r1.spawn(&get_line(ZONE, &packed, &out, &["--nameserver", DNS]));
+    let client = r1.spawn(&get_line(ZONE, &packed, &out, &["--nameserver", DNS, "--tier", "0"]));
     scene::wait_received(r1, &client, MIB, LIMIT);
     assert_eq!(joined(r1), [SENDER, SENDER_2]);
 
@@ -233,7 +233,7 @@ fn a_spare_is_joined_only_while_none_of_the_better_ones_sends() {
     let [a1, a2, ac, an] = [SOURCE, SOURCE_2, scene::CLIENT, NS].map(|addr| format!("{addr}/64"));
     let _switch = lab.lan(&[(&s1, &a1), (&s2, &a2), (&c, &ac), (&ns, &an)], 1280);
     let packed = scene::pack(lab.dir(), 20 * MIB, &[]);
-    configure(&lab, "10M", &[("s1", SOURCE, "priority = 0"), ("s2", SOURCE_2, "priority = 10")]);
+    configure(&lab, &["10M"], &[("s1", SOURCE, "priority = 0"), ("s2", SOURCE_2, "priority = 10")]);
     let _knot = knot(&lab, &ns, &zone(&lab, "1"), Signing::Unsigned);
     let better = serve(&lab, &s1, &[]);
     let _spare = serve(&lab, &s2, &["--phase", "1"]);
@@ -285,7 +285,7 @@ fn more_sources_than_wanted_are_chosen_by_weight() {
             .zip(&more)
             .map(|((h, a), m)| (h.as_str(), a.as_str(), m.as_str()))
             .collect();
-        configure(&lab, "1M", &servers);
+        configure(&lab, &["1M"], &servers);
         zone(&lab, "60")
     };
     let knot = knot(&lab, &s, &zone_of([10; 6]), Signing::Unsigned);
