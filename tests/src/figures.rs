@@ -65,6 +65,11 @@ fn title(exe: &Path) -> String {
     }
 }
 
+/// The folder of the file: the target folder.
+pub(crate) fn folder() -> PathBuf {
+    target(&std::env::current_exe().unwrap_or_default()).to_owned()
+}
+
 /// The target folder: above the profile's, which is the program's own or has it in `deps`.
 fn target(exe: &Path) -> &Path {
     let profile = exe.ancestors().skip(1).find(|dir| !dir.ends_with("deps"));

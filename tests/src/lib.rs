@@ -9,6 +9,7 @@ pub mod figures;
 pub mod forgery;
 pub mod lab;
 pub mod object;
+pub mod plot;
 pub mod scene;
 pub mod sim;
 pub mod topology;
