@@ -5,8 +5,10 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 
-/// Colours that also the colour-blind tell apart; after the last one they begin again, dashed.
+/// Colours that also the colour-blind tell apart.
 const COLOURS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00", "#56b4e9"];
+/// Where the colours begin again, the lines are dashed.
+const DASHES: [&str; 3] = ["", " stroke-dasharray=\"8 3\"", " stroke-dasharray=\"2 2\""];
 /// Of the picture, in pixels.
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 480.0;
@@ -56,7 +58,8 @@ impl Plot<'_> {
     pub fn svg(&self) -> String {
         let points = || self.series.iter().flat_map(|series| &series.points);
         let x = Axis::new(points().map(|point| point.0), LEFT, RIGHT);
-        let y = Axis::new(points().filter_map(|point| point.1), BOTTOM, TOP);
+        let above = self.apart * self.series.len().saturating_sub(1) as f64;
+        let y = Axis::new(points().filter_map(|point| point.1), BOTTOM, TOP + above);
         let legend = TOP + LEADING * self.series.len() as f64;
         let mut out = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" \
@@ -79,7 +82,7 @@ impl Plot<'_> {
         }
         line(&mut out, &[(LEFT, TOP), (LEFT, BOTTOM), (RIGHT, BOTTOM)], "stroke=\"#000\"");
         for (n, series) in self.series.iter().enumerate() {
-            let dash = if n < COLOURS.len() { "" } else { " stroke-dasharray=\"6 3\"" };
+            let dash = DASHES[n / COLOURS.len() % DASHES.len()];
             let style = format!("stroke=\"{}\" stroke-width=\"2\"{dash}", COLOURS[n % COLOURS.len()]);
             let up = self.apart * n as f64;
             for run in runs(&series.points) {
@@ -104,10 +107,11 @@ struct Axis {
 
 impl Axis {
     fn new(values: impl Iterator<Item = f64>, from: f64, to: f64) -> Self {
-        let most = values.fold(0.0, f64::max);
+        let (most, whole) = values
+            .fold((0.0, true), |(most, whole), value| (f64::max(most, value), whole && value.fract() == 0.0));
         let most = if most > 0.0 { most } else { 1.0 };
-        // 1, 2 or 5 times a power of ten.
-        let least = most * APART / (to - from).abs();
+        // 1, 2 or 5 times a power of ten; there is no tier one and a half.
+        let least = (most * APART / (to - from).abs()).max(if whole { 1.0 } else { 0.0 });
         let power = 10_f64.powf(least.log10().floor());
         let step = [1.0, 2.0, 5.0].map(|n| n * power).into_iter().find(|step| *step >= least);
         Self { most, step: step.unwrap_or(10.0 * power), from, to }
@@ -167,7 +171,9 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_few() {
-        for (most, ticks) in [(3.0, "0 1 2 3"), (92.0, "0 20 40 60 80"), (0.4, "0.0 0.1 0.2 0.3 0.4")] {
+        for (most, ticks) in
+            [(2.0, "0 1 2"), (3.0, "0 1 2 3"), (92.0, "0 20 40 60 80"), (0.4, "0.0 0.1 0.2 0.3 0.4")]
+        {
             let axis = Axis::new([most].into_iter(), 0.0, 370.0);
             assert_eq!(axis.ticks().map(|tick| tick.0).collect::<Vec<_>>().join(" "), ticks);
         }
