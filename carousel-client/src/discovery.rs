@@ -25,7 +25,7 @@ pub fn find(name: &str, arguments: &cli::Get, seed: u64) -> Result<(Tuner, Recei
     let resolver = resolver(&arguments.dns, timeout)?;
     let answer = resolver.lookup(name)?;
     remark(&answer);
-    let service = the_only(&answer)?;
+    let service = the_only(name, &answer)?;
     let kind = match service.ladder {
         Ladder::Stacked => Kind::Stacked,
         Ladder::Separate => Kind::Separate,
@@ -97,13 +97,13 @@ fn remark(answer: &Answer) {
     }
 }
 
-fn the_only(answer: &Answer) -> Result<&Service, Failure> {
+fn the_only<'a>(asked_for: &str, answer: &'a Answer) -> Result<&'a Service, Failure> {
     match &answer.services[..] {
         [service] => Ok(service),
         services => {
             let names: Vec<String> = services.iter().map(|service| service.name.to_string()).collect();
             Err(Failure::usage(format!(
-                "{} services are there; name one of them: {}",
+                "{asked_for}: there are {} services; name one of them: {}",
                 names.len(),
                 names.join(", ")
             )))
@@ -139,7 +139,7 @@ impl Watch {
             std::thread::sleep(wait);
             let answer = self.resolver.lookup(&self.name);
             wait = answer.as_ref().map_or_else(|error| error.retry_after(), |answer| answer.ttl);
-            match answer.as_ref().map(the_only) {
+            match answer.as_ref().map(|answer| the_only(&self.name, answer)) {
                 Ok(Ok(service)) => {
                     if updates.send(offer(service, self.seed)).is_err() {
                         return;

@@ -52,6 +52,8 @@ const BREAK_AFTER: u64 = 30 * SECOND;
 /// First pause of a source that was given up. It doubles.
 const RETRY_FIRST: u64 = 10 * SECOND;
 const RETRY_MOST: u64 = 600 * SECOND;
+/// … but no further for one that is merely silent: joining it burdens nobody, and it may be back any moment.
+const RETRY_SILENT: u64 = 40 * SECOND;
 /// This share lost in our own socket caps the tier.
 const LOCAL_LOSS: f64 = 0.02;
 const CAP_FIRST: u64 = 60 * SECOND;
@@ -262,7 +264,7 @@ impl Tiers {
             {
                 self.descend(now); // the tier is dead, the source perhaps not
             }
-            _ if self.is_silent(now) => self.give_up(now),
+            _ if self.is_silent(now) => self.give_up(now, RETRY_SILENT),
             Phase::Start { .. } => {}
             Phase::Trying { tier, since, flows } => self.judge_join(now, tier, since, flows),
             Phase::Deaf { until } if now >= until => self.settle(now),
@@ -335,10 +337,11 @@ impl Tiers {
         self.tiers.iter().filter(|tier| tier.joined).all(|tier| tier.is_silent(now))
     }
 
-    fn give_up(&mut self, now: u64) {
+    /// Pauses for `most` ns at most (and a quarter more by lot).
+    fn give_up(&mut self, now: u64, most: u64) {
         (0..self.tiers.len()).for_each(|tier| self.leave(tier));
         self.outputs.push_back(Output::NextSource);
-        self.phase = Phase::Broken { until: now + self.jitter(self.retry) };
+        self.phase = Phase::Broken { until: now + self.jitter(self.retry.min(most)) };
         self.retry = (self.retry * 2).min(RETRY_MOST);
     }
 
@@ -452,7 +455,7 @@ impl Tiers {
             self.unbearable =
                 (loss >= BREAK_LOSS).then(|| self.unbearable.unwrap_or(now.saturating_sub(age)));
             if self.unbearable.is_some_and(|since| now - since >= BREAK_AFTER) {
-                return self.give_up(now);
+                return self.give_up(now, RETRY_MOST);
             }
         }
         if let Some(before) = self.suspicion.take()

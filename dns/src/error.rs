@@ -53,7 +53,7 @@ pub enum LookupError {
     },
     /// The nameserver cannot be reached.
     #[error(
-        "{name}: the nameserver cannot be asked: {why}; check the network, or ask another with --nameserver"
+        "{name}: the nameserver cannot be reached: {why}; check the network, or ask another with --nameserver"
     )]
     Unreachable {
         /// Asked for.

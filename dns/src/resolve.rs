@@ -463,6 +463,8 @@ impl Trouble {
 fn unreachable(name: &Name, error: &NetError) -> LookupError {
     let why = match error {
         NetError::Io(error) => plain(error),
+        // What is left when every attempt of every nameserver was turned down.
+        NetError::NoConnections => "nothing listens there, or no way leads there".to_owned(),
         other => other.to_string(),
     };
     LookupError::Unreachable { name: name.clone(), why }
