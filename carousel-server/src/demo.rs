@@ -1,8 +1,8 @@
-//! `demo`: the whole thing on one machine, with the real programs. Packs a file, sends it, and lets three
-//! clients join late that lose packets, in a private network that vanishes with the process.
+//! `demo`: the whole thing on one machine, with the real programs. Packs a file, sends it, says in DNS where, and
+//! lets three clients find it and join late that lose packets, in a private network that vanishes with the process.
 
 use crate::cli;
-use crate::namespace;
+use crate::{nameserver, namespace};
 use carousel_proto::outcome::{Failure, Outcome, plain};
 use carousel_proto::units::{show_rate, show_seconds, show_size};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, IsTerminal};
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -20,7 +20,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const CLIENTS: usize = 3;
-const PORT: u16 = 5004;
+/// Its name in DNS.
+const SERVICE: &str = "demo._carousel._udp.example";
 /// One round without loss takes about so long, unless --rate says otherwise.
 const ROUND_SECONDS: f64 = 6.0;
 /// Packets, headers and hashes make this much of the file's bytes.
@@ -44,14 +45,19 @@ pub fn demo(arguments: &cli::Demo) -> Result<(), Failure> {
     let at_best = size as f64 * 8.0 * OVERHEAD / rate as f64;
     println!("2. Send it round and round at {}. The server listens to nothing:", show_rate(rate as f64));
     println!("   no client ever sends it a packet. One round takes about {}.", show_seconds(at_best));
-    let server = stage.serve(&bundle, rate)?;
+    let config = stage.config(rate)?;
+    let server = stage.serve(&config)?;
 
+    println!("3. Say in DNS where it is: {SERVICE}");
+    let nameserver = nameserver::start(&stage.tool(&["zone", "--config", &config])?)
+        .map_err(|e| Failure::new(Outcome::Failed, format!("no nameserver can be started: {}", plain(&e))))?;
+
+    println!("4. Three clients, who know that name and the public key, join late, at different moments.");
     println!(
-        "3. Three clients join late, at different moments; each loses {} % of the packets,",
+        "   Each loses {} % of the packets, each different ones; every packet is checked as it arrives.\n",
         arguments.loss
     );
-    println!("   each loses different ones. Every packet is checked as it arrives.\n");
-    let clients = stage.receive(&key, at_best, arguments.loss)?;
+    let clients = stage.receive(&key, nameserver, at_best, arguments.loss)?;
     drop(server);
 
     println!("   client   joined after   took       packets lost   file");
@@ -170,23 +176,36 @@ impl Stage {
         text(&self.folder.path().join(name))
     }
 
-    /// Runs this program with other arguments, to its end.
-    fn tool(&self, arguments: &[&str]) -> Result<(), Failure> {
+    /// Runs this program with other arguments, to its end. What it printed.
+    fn tool(&self, arguments: &[&str]) -> Result<String, Failure> {
         let output = Command::new(&self.server)
             .args(arguments)
             .output()
             .map_err(|e| cannot_start(&self.server, &e))?;
         if output.status.success() {
-            return Ok(());
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
         let message = String::from_utf8_lossy(&output.stderr);
         Err(Failure::new(Outcome::Failed, message.trim().trim_start_matches("carousel-server: ")))
     }
 
-    fn serve(&self, bundle: &str, rate: u64) -> Result<Running, Failure> {
+    /// What the server is to send, and what DNS says of it.
+    fn config(&self, rate: u64) -> Result<String, Failure> {
+        let path = self.path("demo.toml");
+        let Self { interface, source, group, .. } = self;
+        let text = format!(
+            "interface = \"{interface}\"\nport = 5004\nsource = \"{source}\"\n\n\
+             [[session]]\nservice = \"{SERVICE}\"\nbundle = \"demo.carousel\"\n\
+             groups = [\"{group}\"]\nrates = [\"{rate}\"]\n\n\
+             [[server]]\nhost = \"server.example\"\naddress = \"{source}\"\n"
+        );
+        std::fs::write(&path, text).map_err(|e| Failure::writing(Path::new(&path), &e))?;
+        Ok(path)
+    }
+
+    fn serve(&self, config: &str) -> Result<Running, Failure> {
         Command::new(&self.server)
-            .args(["run", bundle, "--group", self.group, "--port", &PORT.to_string()])
-            .args(["--interface", &self.interface, "--rate", &rate.to_string()])
+            .args(["run", "--config", config])
             .stderr(Stdio::null())
             .spawn()
             .map(Running)
@@ -194,7 +213,13 @@ impl Stage {
     }
 
     /// Starts the clients one after the other while the server is under way, and waits for all of them.
-    fn receive(&self, key: &str, at_best: f64, loss: u8) -> Result<Vec<Arrived>, Failure> {
+    fn receive(
+        &self,
+        key: &str,
+        nameserver: SocketAddr,
+        at_best: f64,
+        loss: u8,
+    ) -> Result<Vec<Arrived>, Failure> {
         let began = Instant::now();
         let bars = MultiProgress::with_draw_target(if std::io::stdout().is_terminal() {
             ProgressDrawTarget::stdout_with_hz(8)
@@ -212,15 +237,7 @@ impl Stage {
             let joined = began.elapsed().as_secs_f64();
             let path = self.folder.path().join(format!("client-{}", index + 1));
             let mut child = Command::new(&self.client)
-                .args([
-                    "get",
-                    "--source",
-                    &self.source.to_string(),
-                    "--group",
-                    self.group,
-                    "--port",
-                    &PORT.to_string(),
-                ])
+                .args(["get", SERVICE, "--nameserver", &nameserver.to_string()])
                 .args(["--interface", &self.interface, "--key", &format!("{key}.pub"), "--out", &text(&path)])
                 .args(["--json", "--quiet", "--timeout", "20s", "--test-loss", &loss.to_string()])
                 .stdout(Stdio::piped())

@@ -10,6 +10,7 @@ mod config;
 mod demo;
 mod inspect;
 mod keys;
+mod nameserver;
 mod namespace;
 mod pack;
 mod plan;

@@ -4,7 +4,7 @@
 
 use carousel_tests::lab::{Lab, Loss, until};
 use carousel_tests::scene::{self, CLIENT, Got, SOURCE, SOURCE_2};
-use carousel_tests::{lab, object};
+use carousel_tests::{bins, lab, object};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::time::Duration;
@@ -132,4 +132,16 @@ fn killed_client_leaves_no_target_and_the_target_is_never_partial() {
     got.row("after a killed client", "");
     let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, ["got"], "work files remain");
+}
+
+#[test]
+fn the_demonstration_ends_with_three_identical_files() {
+    let Some(lab) = Lab::enter("the_demonstration_ends_with_three_identical_files") else { return };
+    let packed = scene::unpacked(lab.dir(), 4 * MIB);
+    let (server, object) = (bins::server(), packed.object.display().to_string());
+    let out = bins::run(&server, ["demo", &object, "--rate", "20M", "--loss", "20"]);
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success(), "{said}{}", String::from_utf8_lossy(&out.stderr));
+    assert_eq!(said.matches("identical").count(), 3, "{said}");
+    assert!(said.contains("DNS") && said.contains(&packed.digest), "{said}");
 }
