@@ -14,14 +14,14 @@ const QUESTION_LEN: usize = 1232;
 pub fn start(fragment: &str) -> io::Result<SocketAddr> {
     let parsed = Parser::new(fragment, None, Some(Name::root())).parse();
     let (_, sets) = parsed.map_err(|e| io::Error::other(format!("the zone cannot be read: {e}")))?;
-    let records = sets.values().flat_map(|set| set.records_without_rrsigs().cloned()).collect();
+    let records: Vec<Record> = sets.values().flat_map(|set| set.records_without_rrsigs().cloned()).collect();
     let socket = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0))?;
     let address = socket.local_addr()?;
     std::thread::spawn(move || serve(&socket, &records));
     Ok(address)
 }
 
-fn serve(socket: &UdpSocket, records: &Vec<Record>) {
+fn serve(socket: &UdpSocket, records: &[Record]) {
     let mut question = [0; QUESTION_LEN];
     // Nobody is told of an error: a resolver asks again.
     while let Ok((len, from)) = socket.recv_from(&mut question) {
