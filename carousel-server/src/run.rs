@@ -102,6 +102,15 @@ impl Supervisor<'_> {
                 }
                 Some(running) => {
                     announce("now ", &work, &mut unsigned);
+                    let (new, old) = (&work.bundle.manifest, &running.work.bundle.manifest);
+                    if new.name == old.name && new.seq < old.seq {
+                        tracing::warn!(
+                            "{}: seq {} comes after seq {}: to go back on purpose, pack the old content with a higher --seq",
+                            new.name,
+                            new.seq,
+                            old.seq
+                        );
+                    }
                     Some(running.changes)
                 }
                 None => {

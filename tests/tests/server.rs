@@ -343,6 +343,9 @@ fn without_a_file_a_hangup_opens_the_bundles_anew() {
     });
     assert_contiguous(&heard[0]);
     assert_ne!(heard[0][0].instance, heard[0][heard[0].len() - 1].instance, "{server}");
+    assert!(!server.stderr().contains("on purpose"), "{server}");
+    pack(&lab, "fw", 1 << 20, "0");
+    reload(&server, "object: seq 0 comes after seq 2: to go back on purpose, pack");
 }
 
 #[test]
