@@ -1,0 +1,1 @@
+//! What a deployment came to, in words and as a picture.
