@@ -32,6 +32,13 @@ const BATCH: usize = 256;
 /// A receiver gives up after so many times the ideal time on the lowest tier.
 const PATIENCE: f64 = 20.0;
 
+/// From a join to its first packet, and from leaving to the last one: routers ask first whether anybody is left. In s.
+pub const JOIN_LATENCY: f64 = 0.1;
+/// See [`JOIN_LATENCY`].
+pub const LEAVE_LATENCY: f64 = 1.0;
+/// The usual queue before an access line, in s.
+pub const QUEUE: f64 = 0.1;
+
 /// What is deployed, where and how.
 #[derive(Debug, Clone)]
 pub struct Deployment {
@@ -102,6 +109,14 @@ pub struct Class {
     pub queue: f64,
 }
 
+impl Default for Class {
+    /// Nothing is lost, and the line is never too slow.
+    fn default() -> Self {
+        let loss = Loss::Independent(0.0);
+        Self { name: "receiver".into(), share: 1.0, loss, rate: None, queue: QUEUE }
+    }
+}
+
 /// When receivers join.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Joining {
@@ -145,7 +160,9 @@ impl Deployment {
             if self.tiers.len() > usize::from(DEFAULT_ROUNDS_LOG2) + 1
                 || !self.tiers.iter().enumerate().all(ladder)
             {
-                return Err("rates of a ladder are 1, 1, 2, 4 times the lowest: change them or the kind".into());
+                return Err(
+                    "rates of a ladder are 1, 1, 2, 4 times the lowest: change them or the kind".into()
+                );
             }
         } else if !self.tiers.is_sorted() {
             return Err("separate tiers begin with the lowest: sort the rates".into());
@@ -156,7 +173,8 @@ impl Deployment {
             if !(0.0..0.75).contains(&share) {
                 return Err(format!("class {name}: loss is 0 to 75 per cent here, without 75"));
             }
-            if matches!(class.loss, Loss::Bursts { mean, .. } if mean < 1.0 || share / (1.0 - share) >= mean) {
+            if matches!(class.loss, Loss::Bursts { mean, .. } if mean < 1.0 || share / (1.0 - share) >= mean)
+            {
                 return Err(format!("class {name}: such short bursts cannot lose so much: make them longer"));
             }
             if matches!(class.loss, Loss::Periodic { .. }) {
@@ -182,7 +200,7 @@ struct World<'a> {
     /// Of each server and tier: when the first packet after the beginning is due in ns, and its position.
     starts: Vec<Vec<(f64, u64)>>,
     /// K of each block.
-    needed: Vec<u32>,
+    needed: Vec<i32>,
     /// In ns.
     patience: f64,
 }
@@ -207,7 +225,7 @@ impl<'a> World<'a> {
             map,
             schedules: schedules.ok_or("the ladder has more levels than the layout: take fewer tiers")?,
             starts: Vec::new(),
-            needed: (0..geometry.blocks()).map(|sbn| u32::from(geometry.source_symbols(Sbn(sbn)))).collect(),
+            needed: (0..geometry.blocks()).map(|sbn| i32::from(geometry.source_symbols(Sbn(sbn)))).collect(),
             patience: 0.0,
         };
         let bits = deployment.packet_bits() as u128 * 1_000_000_000;

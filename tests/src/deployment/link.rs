@@ -189,7 +189,8 @@ mod tests {
     fn a_line_passes_its_rate() {
         let mut line = Line::new(3e6, 0.1, 10_240.0);
         let gap = 10_240.0 / 4e6 * 1e9; // a third too much
-        let passed = (0..1_000).map(|n| 8 - line.lost(f64::from(n) * 8.0 * gap, gap, 8).count_ones()).sum::<u32>();
+        let passed =
+            (0..1_000).map(|n| 8 - line.lost(f64::from(n) * 8.0 * gap, gap, 8).count_ones()).sum::<u32>();
         assert!(passed.abs_diff(6_000 + 29) <= 2, "{passed}: three quarters and what stands in the queue");
     }
 }

@@ -1,9 +1,9 @@
 //! One receiver's life, from its join until the object is whole: the state machines of carousel-proto choose
 //! sources and tiers, as the client lets them, and the counts they see come from the packets of the schedule.
 
+use super::World;
 use super::link::{Line, Medium};
 use super::schedule::{CONTROL, PAGE, Run, Walker};
-use super::World;
 use crate::sim::Dice;
 use carousel_proto::pages::BLOCKS_PER_PAGE;
 use carousel_proto::receiver::{ChannelCount, EARLY_PACKETS};
@@ -14,6 +14,9 @@ use carousel_proto::tiers::{self, Mode, Tiers};
 const SECOND: u64 = 1_000_000_000;
 /// The client lets its state machines think so often.
 const TICK: u64 = SECOND / 10;
+
+/// Packets by which a channel may be heard before another one's that were sent earlier: a visit is heard at once.
+const AHEAD: f64 = 8.0;
 
 /// How it ended.
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,28 +33,63 @@ pub struct Life {
     pub took: f64,
 }
 
-/// What a receiver holds: the part of it that is worth using again for the next one.
+/// The symbols that a receiver holds: what is worth using again for the next one.
 pub(super) struct Held {
     map: Vec<u8>,
-    counts: Vec<u32>,
+    /// Symbols that each block still needs; negative: more than that have come.
+    wanted: Vec<i32>,
+    /// Whether the values of so many blocks are known.
     known: Vec<bool>,
 }
 
 impl Held {
     pub fn new(world: &World) -> Self {
-        let blocks = world.needed.len();
-        Self {
-            map: vec![0; world.map.len()],
-            counts: vec![0; blocks],
-            known: vec![false; blocks.div_ceil(BLOCKS_PER_PAGE as usize)],
-        }
+        let pages = world.needed.len().div_ceil(BLOCKS_PER_PAGE as usize);
+        Self { map: vec![0; world.map.len()], wanted: world.needed.clone(), known: vec![false; pages] }
     }
 
-    fn clear(&mut self) {
+    fn clear(&mut self, world: &World) {
         self.map.fill(0);
-        self.counts.fill(0);
-        self.known.fill(self.counts.len() <= 1); // one block: its value is the digest
+        self.wanted.copy_from_slice(&world.needed);
+        self.known.fill(self.wanted.len() <= 1); // one block: its value is the digest
     }
+
+    /// Whether the block can be decoded and proven.
+    fn is_complete(&self, block: usize) -> bool {
+        self.wanted[block] <= 0 && self.known[block / BLOCKS_PER_PAGE as usize]
+    }
+
+    /// Takes the symbols of a run that came. `Some` if now a block has enough: which packet of the run did it.
+    #[inline(always)]
+    fn take(&mut self, run: Run, came: u32) -> Option<u32> {
+        let byte = run.bit as usize / 8;
+        let bytes = &mut self.map[byte..byte + 2];
+        let held = u16::from_le_bytes([bytes[0], bytes[1]]);
+        let new = came & !u32::from(held >> (run.bit % 8));
+        bytes.copy_from_slice(&(held | (new << (run.bit % 8)) as u16).to_le_bytes());
+        let wanted = &mut self.wanted[run.block as usize];
+        let before = *wanted;
+        *wanted -= ones(new) as i32;
+        (before > 0 && *wanted <= 0).then(|| {
+            let last = (1..before).fold(new, |rest, _| rest & rest.wrapping_sub(1));
+            last.trailing_zeros()
+        })
+    }
+}
+
+/// Set bits of the lowest eight. Most machines can do this in one step, but programs for all of them cannot ask.
+#[inline(always)]
+fn ones(bits: u32) -> u32 {
+    const ONES: [u8; 256] = {
+        let mut ones = [0; 256];
+        let mut bits = 1;
+        while bits < 256 {
+            ones[bits] = ones[bits / 2] + (bits % 2) as u8;
+            bits += 1;
+        }
+        ones
+    };
+    u32::from(ONES[(bits & 0xff) as usize])
 }
 
 /// A channel of a source, as this receiver's line sees it.
@@ -72,6 +110,21 @@ struct Channel<'a> {
     gone: u64,
 }
 
+impl Channel<'_> {
+    /// Counts packets; bits of `came` are those that were received. A gap shows at the next packet behind it.
+    #[inline(always)]
+    fn count(&mut self, count: u32, came: u32) {
+        if came == 0 {
+            self.gone += u64::from(count);
+            return;
+        }
+        let (received, behind) = (ones(came), count - (32 - came.leading_zeros()));
+        self.count.received += u64::from(received);
+        self.count.lost += self.gone + u64::from(count - received - behind);
+        self.gone = u64::from(behind);
+    }
+}
+
 /// A receiver at a moment. All times are ns since the deployment began.
 struct Receiver<'a> {
     world: &'a World<'a>,
@@ -85,7 +138,6 @@ struct Receiver<'a> {
     manifest: bool,
     /// How many packets may still be kept without a manifest.
     early: u32,
-    received: u64,
     /// Blocks that are not complete.
     missing: usize,
     done: Option<f64>,
@@ -95,7 +147,7 @@ struct Receiver<'a> {
 /// Lives one life that begins at `joined` ns.
 pub(super) fn live(world: &World, held: &mut Held, class: usize, joined: u64, mut dice: Dice) -> Life {
     let deployment = world.deployment;
-    held.clear();
+    held.clear(world);
     let patience = deployment.slowest_gap() * 20;
     let mut sources = Sources::new(usize::MAX, patience);
     let list: Vec<_> = deployment.servers.iter().map(|server| server.priority).enumerate().collect();
@@ -104,7 +156,7 @@ pub(super) fn live(world: &World, held: &mut Held, class: usize, joined: u64, mu
     let packet = deployment.packet_bits();
     let mut receiver = Receiver {
         world,
-        missing: held.counts.len(),
+        missing: held.wanted.len(),
         held,
         medium: Medium::new(class_of.loss, Dice::new(dice.draw())),
         line: class_of.rate.map(|rate| Line::new(rate as f64, class_of.queue, packet)),
@@ -114,7 +166,6 @@ pub(super) fn live(world: &World, held: &mut Held, class: usize, joined: u64, mu
         used: Vec::new(),
         manifest: false,
         early: EARLY_PACKETS as u32,
-        received: 0,
         done: None,
         dice,
     };
@@ -127,10 +178,11 @@ pub(super) fn live(world: &World, held: &mut Held, class: usize, joined: u64, mu
         receiver.think(now);
     }
     let tier = receiver.used.iter().filter_map(|(_, tiers)| tiers.state().tier).max().unwrap_or(0);
+    let received: u64 = receiver.channels.iter().map(|channel| channel.count.received).sum();
     Life {
         class: class as u16,
         tier: tier as u16,
-        received: u32::try_from(receiver.received).unwrap_or(u32::MAX),
+        received: u32::try_from(received).unwrap_or(u32::MAX),
         joined: joined as f64 / 1e9,
         took: receiver.done.map_or(f64::INFINITY, |done| (done - joined as f64) / 1e9),
     }
@@ -145,101 +197,95 @@ impl<'a> Receiver<'a> {
             self.busy = line.is_busy(now, demand);
         }
         while self.done.is_none() {
-            let mut first = None;
-            for (index, channel) in self.channels.iter().enumerate() {
-                if channel.next < until && first.is_none_or(|(_, at)| channel.next < at) {
-                    first = Some((index, channel.next));
+            // The channel that is furthest behind, and how far it may go: a little beyond the next one.
+            let (mut first, mut limit) = (None, until);
+            for (index, channel) in self.channels.iter().enumerate().filter(|(_, c)| c.next < until) {
+                match first {
+                    Some((_, at)) if at <= channel.next => limit = limit.min(channel.next),
+                    _ => {
+                        limit = first.map_or(limit, |(_, at)| limit.min(at));
+                        first = Some((index, channel.next));
+                    }
                 }
             }
-            let Some((index, at)) = first else { break };
-            self.step(index, at, until);
+            let Some((index, _)) = first else { break };
+            self.listen(index, until.min(limit + AHEAD * self.channels[index].gap));
         }
     }
 
-    /// The next packets of a channel.
-    #[inline]
-    fn step(&mut self, index: usize, at: f64, until: f64) {
-        let world = self.world;
+    /// The packets of a channel before `until`.
+    fn listen(&mut self, index: usize, until: f64) {
         let channel = &mut self.channels[index];
-        if at >= channel.flows_until {
+        let (start, gap) = (channel.next, channel.gap);
+        let server = &self.world.deployment.servers[channel.server];
+        if start >= channel.flows_until {
             channel.next = f64::INFINITY;
             return;
         }
-        let server = &world.deployment.servers[channel.server];
-        if server.is_dead(at) {
-            world.seek(channel.server, channel.tier, server.back, &mut channel.walker, &mut channel.next);
+        if server.is_dead(start) {
+            self.world.seek(channel.server, channel.tier, start, &mut channel.walker, &mut channel.next);
             return;
         }
-        let most = ((until - at) / channel.gap) as u32 + 1;
-        let run = channel.walker.step(most);
-        channel.next = at + f64::from(run.count) * channel.gap;
-        let mut lost = match &mut self.line {
-            Some(line) if self.busy => line.lost(at, channel.gap, run.count),
-            _ => 0,
-        };
-        if !channel.joined {
-            return; // it only takes room on the line
-        }
-        lost |= self.medium.lost(run.count);
-        let (received, missed) = (run.count - lost.count_ones(), u64::from(lost.count_ones()));
-        if received == 0 {
-            channel.gone += missed;
-            return;
-        }
-        let behind = u64::from((lost << (32 - run.count)).leading_ones());
-        channel.count.received += u64::from(received);
-        channel.count.lost += channel.gone + missed - behind;
-        channel.gone = behind;
-        let gap = channel.gap;
-        self.received += u64::from(received);
-        if !self.manifest && run.block != CONTROL {
-            // What does not fit is not kept.
-            if self.early < received {
-                return;
+        let death = if start < server.dies * 1e9 { server.dies * 1e9 } else { f64::INFINITY };
+        let until = until.min(channel.flows_until).min(death);
+        let packets = ((until - start) / gap).ceil().max(1.0) as u64;
+        let mut sent = 0;
+        while sent < packets {
+            let channel = &mut self.channels[index];
+            let run = channel.walker.step((packets - sent).min(8) as u32);
+            let before = sent;
+            let at = |packet: u32| start + (before + u64::from(packet)) as f64 * gap;
+            sent += u64::from(run.count);
+            let mut lost = match &mut self.line {
+                Some(line) if self.busy => line.lost(at(0), gap, run.count),
+                _ => 0,
+            };
+            if !channel.joined {
+                continue; // it only takes room on the line
             }
-            self.early -= received;
+            lost |= self.medium.lost(run.count);
+            let came = !lost & ((1 << run.count) - 1);
+            let received = ones(came);
+            channel.count(run.count, came);
+            if !self.manifest && run.block != CONTROL {
+                // What does not fit is not kept.
+                if self.early < received {
+                    continue;
+                }
+                self.early -= received;
+            }
+            match run.block {
+                PAGE => {}
+                CONTROL if came != 0 => {
+                    let item = channel.walker.schedule.order.item(Position(channel.walker.position - 1));
+                    self.control(item, at(0));
+                }
+                CONTROL => {}
+                block => {
+                    if let Some(packet) = self.held.take(run, came)
+                        && self.manifest
+                        && self.held.is_complete(block as usize)
+                    {
+                        self.missing -= 1;
+                        self.finish(at(packet));
+                    }
+                }
+            }
+            if self.done.is_some() {
+                break;
+            }
         }
-        match run.block {
-            PAGE => {}
-            CONTROL => self.control(index, at),
-            _ => self.keep(run, lost, at, gap),
-        }
+        self.channels[index].next = start + sent as f64 * gap;
     }
 
-    fn control(&mut self, index: usize, at: f64) {
-        let walker = &self.channels[index].walker;
-        match walker.schedule.order.item(Position(walker.position - 1)) {
+    fn control(&mut self, item: Item, at: f64) {
+        match item {
             Item::BlockPage(page) if self.manifest || self.early > 0 => self.held.known[page as usize] = true,
-            Item::Manifest => self.manifest = true,
+            Item::Manifest if !self.manifest => self.manifest = true,
             _ => return,
         }
-        self.missing = (0..self.held.counts.len()).filter(|block| !self.is_complete(*block)).count();
+        self.missing = (0..self.held.wanted.len()).filter(|block| !self.held.is_complete(*block)).count();
         self.finish(at);
-    }
-
-    fn keep(&mut self, run: Run, lost: u32, at: f64, gap: f64) {
-        let (byte, shift) = (run.bit as usize / 8, run.bit % 8);
-        let bytes = &mut self.held.map[byte..byte + 2];
-        let held = u16::from_le_bytes([bytes[0], bytes[1]]);
-        let new = !lost & ((1 << run.count) - 1) & !u32::from(held >> shift);
-        bytes.copy_from_slice(&(held | (new << shift) as u16).to_le_bytes());
-        let block = run.block as usize;
-        let (before, needed) = (self.held.counts[block], self.world.needed[block]);
-        let count = before + new.count_ones();
-        self.held.counts[block] = count;
-        if before < needed && count >= needed && self.is_complete(block) {
-            self.missing -= 1;
-            // The packet that completes it.
-            let mut rest = new;
-            (before + 1..needed).for_each(|_| rest &= rest - 1);
-            self.finish(at + f64::from(rest.trailing_zeros()) * gap);
-        }
-    }
-
-    fn is_complete(&self, block: usize) -> bool {
-        self.manifest
-            && self.held.counts[block] >= self.world.needed[block]
-            && self.held.known[block / BLOCKS_PER_PAGE as usize]
     }
 
     fn finish(&mut self, at: f64) {
@@ -267,7 +313,8 @@ impl<'a> Receiver<'a> {
             match output {
                 sources::Output::Use(server) => {
                     let deployment = self.world.deployment;
-                    let gaps: Vec<u64> = deployment.tiers.iter().map(|tier| deployment.gap(*tier) as u64).collect();
+                    let gaps: Vec<u64> =
+                        deployment.tiers.iter().map(|tier| deployment.gap(*tier) as u64).collect();
                     let tiers = Tiers::new(deployment.kind, Mode::Auto, &gaps, now, self.dice.draw());
                     self.used.push((server, tiers));
                 }
