@@ -38,6 +38,8 @@ pub(super) struct Held {
     map: Vec<u8>,
     /// Symbols that each block still needs; negative: more than that have come.
     wanted: Vec<i32>,
+    /// Verified ones among them: a quarter of a block must be.
+    unproven: Vec<i32>,
     /// Whether the values of so many blocks are known.
     known: Vec<bool>,
 }
@@ -45,35 +47,43 @@ pub(super) struct Held {
 impl Held {
     pub fn new(world: &World) -> Self {
         let pages = world.needed.len().div_ceil(BLOCKS_PER_PAGE as usize);
-        Self { map: vec![0; world.map.len()], wanted: world.needed.clone(), known: vec![false; pages] }
+        let wanted = world.needed.clone();
+        Self { map: vec![0; world.map.len()], unproven: wanted.clone(), wanted, known: vec![false; pages] }
     }
 
     fn clear(&mut self, world: &World) {
         self.map.fill(0);
         self.wanted.copy_from_slice(&world.needed);
+        self.unproven.iter_mut().zip(&world.needed).for_each(|(unproven, needed)| *unproven = needed / 4);
         self.known.fill(self.wanted.len() <= 1); // one block: its value is the digest
     }
 
     /// Whether the block can be decoded and proven.
     fn is_complete(&self, block: usize) -> bool {
-        self.wanted[block] <= 0 && self.known[block / BLOCKS_PER_PAGE as usize]
+        self.wanted[block] <= 0 && self.unproven[block] <= 0 && self.known[block / BLOCKS_PER_PAGE as usize]
     }
 
-    /// Takes the symbols of a run that came. `Some` if now a block has enough: which packet of the run did it.
+    /// Takes the symbols of a run that came, verified if their page is known. `Some` if now a block has enough of
+    /// them: which packet of the run did it.
     #[inline(always)]
-    fn take(&mut self, run: Run, came: u32) -> Option<u32> {
+    fn take(&mut self, run: Run, came: u32, verified: bool) -> Option<u32> {
         let byte = run.bit as usize / 8;
         let bytes = &mut self.map[byte..byte + 2];
         let held = u16::from_le_bytes([bytes[0], bytes[1]]);
         let new = came & !u32::from(held >> (run.bit % 8));
         bytes.copy_from_slice(&(held | (new << (run.bit % 8)) as u16).to_le_bytes());
-        let wanted = &mut self.wanted[run.block as usize];
-        let before = *wanted;
-        *wanted -= ones(new) as i32;
-        (before > 0 && *wanted <= 0).then(|| {
+        let block = run.block as usize;
+        let (before, unproven) = (self.wanted[block], self.unproven[block]);
+        self.wanted[block] = before - ones(new) as i32;
+        if verified {
+            // What was held already, and perhaps not verified, proves something too.
+            self.unproven[block] = unproven - ones(came) as i32;
+        }
+        if before > 0 && self.wanted[block] <= 0 {
             let last = (1..before).fold(new, |rest, _| rest & rest.wrapping_sub(1));
-            last.trailing_zeros()
-        })
+            return Some(last.trailing_zeros());
+        }
+        (before <= 0 && unproven > 0 && self.unproven[block] <= 0).then_some(run.count - 1)
     }
 }
 
@@ -106,6 +116,8 @@ struct Channel<'a> {
     count: ChannelCount,
     /// Packets that the choice of the sources knows of.
     told: u64,
+    /// Whether the last hash page came.
+    page: bool,
     /// Lost, and not noticed before the next packet comes.
     gone: u64,
 }
@@ -209,7 +221,9 @@ impl<'a> Receiver<'a> {
                 }
             }
             let Some((index, _)) = first else { break };
-            self.listen(index, until.min(limit + AHEAD * self.channels[index].gap));
+            // The last block's last packet is to be the right one.
+            let ahead = if self.missing > 1 { AHEAD } else { 0.0 };
+            self.listen(index, until.min(limit + ahead * self.channels[index].gap));
         }
     }
 
@@ -229,69 +243,50 @@ impl<'a> Receiver<'a> {
         let death = if start < server.dies * 1e9 { server.dies * 1e9 } else { f64::INFINITY };
         let until = until.min(channel.flows_until).min(death);
         let packets = ((until - start) / gap).ceil().max(1.0) as u64;
-        let mut sent = 0;
-        while sent < packets {
-            let channel = &mut self.channels[index];
+        let (joined, mut sent) = (channel.joined, 0);
+        let mut line = self.line.as_mut().filter(|_| self.busy);
+        while sent < packets && self.done.is_none() {
             let run = channel.walker.step((packets - sent).min(8) as u32);
             let before = sent;
             let at = |packet: u32| start + (before + u64::from(packet)) as f64 * gap;
             sent += u64::from(run.count);
-            let mut lost = match &mut self.line {
-                Some(line) if self.busy => line.lost(at(0), gap, run.count),
-                _ => 0,
-            };
-            if !channel.joined {
+            let mut lost = line.as_mut().map_or(0, |line| line.lost(at(0), gap, run.count));
+            if !joined {
                 continue; // it only takes room on the line
             }
             lost |= self.medium.lost(run.count);
             let came = !lost & ((1 << run.count) - 1);
-            let received = ones(came);
             channel.count(run.count, came);
             if !self.manifest && run.block != CONTROL {
                 // What does not fit is not kept.
-                if self.early < received {
-                    continue;
-                }
-                self.early -= received;
+                let Some(early) = self.early.checked_sub(ones(came)) else { continue };
+                self.early = early;
             }
             match run.block {
-                PAGE => {}
+                PAGE => channel.page = came != 0,
                 CONTROL if came != 0 => {
-                    let item = channel.walker.schedule.order.item(Position(channel.walker.position - 1));
-                    self.control(item, at(0));
+                    match channel.walker.schedule.order.item(Position(channel.walker.position - 1)) {
+                        Item::BlockPage(page) if self.manifest || self.early > 0 => {
+                            self.held.known[page as usize] = true;
+                        }
+                        Item::Manifest if !self.manifest => self.manifest = true,
+                        _ => continue,
+                    }
+                    let blocks = 0..self.held.wanted.len();
+                    self.missing = blocks.filter(|block| !self.held.is_complete(*block)).count();
+                    self.done = (self.manifest && self.missing == 0).then(|| at(0));
                 }
                 CONTROL => {}
                 block => {
-                    if let Some(packet) = self.held.take(run, came)
-                        && self.manifest
-                        && self.held.is_complete(block as usize)
-                    {
+                    let Some(packet) = self.held.take(run, came, channel.page) else { continue };
+                    if self.manifest && self.held.is_complete(block as usize) {
                         self.missing -= 1;
-                        self.finish(at(packet));
+                        self.done = (self.missing == 0).then(|| at(packet));
                     }
                 }
             }
-            if self.done.is_some() {
-                break;
-            }
         }
-        self.channels[index].next = start + sent as f64 * gap;
-    }
-
-    fn control(&mut self, item: Item, at: f64) {
-        match item {
-            Item::BlockPage(page) if self.manifest || self.early > 0 => self.held.known[page as usize] = true,
-            Item::Manifest if !self.manifest => self.manifest = true,
-            _ => return,
-        }
-        self.missing = (0..self.held.wanted.len()).filter(|block| !self.held.is_complete(*block)).count();
-        self.finish(at);
-    }
-
-    fn finish(&mut self, at: f64) {
-        if self.missing == 0 && self.manifest {
-            self.done = Some(at);
-        }
+        channel.next = start + sent as f64 * gap;
     }
 
     /// What the client does every tenth of a second: tells its state machines what has come, and obeys.
@@ -352,6 +347,7 @@ impl<'a> Receiver<'a> {
                 joined: false,
                 count: ChannelCount::default(),
                 told: 0,
+                page: false,
                 gone: 0,
             });
         }
@@ -359,7 +355,7 @@ impl<'a> Receiver<'a> {
         if channel.flows_until <= now as f64 {
             self.world.seek(server, tier, at, &mut channel.walker, &mut channel.next);
         }
-        (channel.joined, channel.flows_until, channel.gone) = (true, f64::INFINITY, 0);
+        (channel.joined, channel.flows_until, channel.gone, channel.page) = (true, f64::INFINITY, 0, false);
     }
 
     fn leave(&mut self, now: u64, server: usize, tier: usize) {
