@@ -112,7 +112,7 @@ impl Preset {
     /// What others say that it takes.
     fn marks(self) -> Vec<(String, f64)> {
         match self {
-            Self::Routers => vec![("published: 80 s".into(), 80.0)],
+            Self::Routers => vec![("published elsewhere: 80 s".into(), 80.0)],
             Self::SetTopBoxes => Vec::new(),
         }
     }

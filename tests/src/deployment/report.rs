@@ -5,7 +5,7 @@ use crate::figures;
 use crate::plot::{Plot, Series};
 use crate::sim::Loss;
 use carousel_proto::tiers::Kind;
-use carousel_proto::units::{show_rate, show_seconds, show_size};
+use carousel_proto::units::{show_rate, show_seconds};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
@@ -53,8 +53,13 @@ impl Times {
             (self.percentile(share) / unit, Some(share * 100.0))
         };
         let steps = (1..=POINTS).map(step).filter(|(time, _)| time.is_finite());
-        std::iter::once((0.0, Some(0.0))).chain(steps).collect()
+        // Not from 0 on: one could not see which lines lie on the axis.
+        std::iter::once((self.percentile(0.0) / unit, Some(0.0))).chain(steps).collect()
     }
+}
+
+fn rates(deployment: &Deployment) -> Vec<String> {
+    deployment.tiers.iter().map(|rate| show_rate(*rate as f64)).collect()
 }
 
 fn seconds(time: f64) -> String {
@@ -82,7 +87,7 @@ fn end(lives: &[Life]) -> f64 {
 /// The tables, as Markdown.
 pub fn tables(deployment: &Deployment, lives: &[Life]) -> String {
     let (mut out, end) = (String::new(), end(lives));
-    let rates: Vec<_> = deployment.tiers.iter().map(|rate| show_rate(*rate as f64)).collect();
+    let rates = rates(deployment);
     let joining = match deployment.joining {
         Joining::Once => "all join at once".to_owned(),
         Joining::Evenly(span) => format!("they join evenly over {}", show_seconds(span)),
@@ -91,7 +96,7 @@ pub fn tables(deployment: &Deployment, lives: &[Life]) -> String {
     let _ = writeln!(
         out,
         "{} to {} receivers at {}{}; {joining}; seed {}.\n",
-        show_size(deployment.geometry.size()),
+        show_size(deployment.geometry.size() as f64),
         thousands(lives.len() as u64),
         rates.join(", "),
         if deployment.kind == Kind::Stacked { " stacked" } else { "" },
@@ -139,6 +144,9 @@ pub fn tables(deployment: &Deployment, lives: &[Life]) -> String {
         let _ = writeln!(out, "\n{} receivers never got it.", thousands(never));
     }
 
+    if end == 0.0 {
+        return out; // to send for ever is not an answer
+    }
     out += "\n| who | sends | until the last one has it |\n|---|---|--:|\n";
     let mut total = 0.0;
     for server in &deployment.servers {
@@ -151,20 +159,20 @@ pub fn tables(deployment: &Deployment, lives: &[Life]) -> String {
                 server.number,
                 show_rate(*rate as f64),
                 show_seconds(sends),
-                show_size((*rate as f64 * sends / 8.0) as u64)
+                show_size(*rate as f64 * sends / 8.0)
             );
         }
     }
     if deployment.servers.len() * deployment.tiers.len() > 1 {
-        let _ = writeln!(out, "| together | | {} |", show_size(total as u64));
+        let _ = writeln!(out, "| together | | {} |", show_size(total));
     }
     // Without headers and repetitions: unicast needs more.
     let unicast = deployment.geometry.size() as f64 * lives.len() as f64;
     let _ = writeln!(
         out,
         "| unicast | {} each, headers and repetitions apart | {}: {:.0} times as much, {} at the same rate |",
-        show_size(deployment.geometry.size()),
-        show_size(unicast as u64),
+        show_size(deployment.geometry.size() as f64),
+        show_size(unicast),
         unicast / total,
         long(unicast / total * end)
     );
@@ -174,6 +182,13 @@ pub fn tables(deployment: &Deployment, lives: &[Life]) -> String {
 /// Seconds for people, days if there are many.
 fn long(seconds: f64) -> String {
     if seconds < 2.0 * 86_400.0 { show_seconds(seconds) } else { format!("{:.0} days", seconds / 86_400.0) }
+}
+
+/// Bytes for people, decimal as the rates are: `7.6 GB`.
+fn show_size(bytes: f64) -> String {
+    let power = (bytes.max(1.0).log10() / 3.0).floor().clamp(0.0, 4.0);
+    let unit = ["B", "kB", "MB", "GB", "TB"][power as usize];
+    format!("{} {unit}", (bytes / 1e3f64.powf(power) * 10.0).round() / 10.0)
 }
 
 /// `1,000,000`.
@@ -200,12 +215,21 @@ pub fn draw(deployment: &Deployment, lives: &[Life], name: &str, marks: &[(Strin
         series.insert(0, ("all".into(), Times::new(lives.iter())));
     }
     let curves = series.into_iter().map(|(name, times)| Series { name, points: times.curve(unit) });
+    let mut marks = marks.to_vec();
+    if let ([rate], [class], [_]) = (&deployment.tiers[..], &deployment.classes[..], &deployment.servers[..])
+    {
+        let ideal = deployment.ideal(*rate, class.loss.share());
+        marks.insert(0, (format!("ideal: {}", show_seconds(ideal)), ideal));
+    }
     let marks = marks.iter().map(|(name, at)| Series {
         name: name.clone(),
         points: vec![(at / unit, Some(0.0)), (at / unit, Some(100.0)), (at / unit, Some(100.0))],
     });
-    let title =
-        format!("{} to {} receivers", show_size(deployment.geometry.size()), thousands(lives.len() as u64));
+    let title = format!(
+        "{} to {} receivers",
+        show_size(deployment.geometry.size() as f64),
+        thousands(lives.len() as u64)
+    );
     let y = "receivers that have the object, in per cent";
     let plot = Plot { title: &title, x, y, apart: 0.0, series: curves.chain(marks).collect() };
     plot.write(&format!("bench/deployment-{name}"))
@@ -224,6 +248,14 @@ mod tests {
         assert_eq!(times.mean(), 500.5);
         let one = Times::new(lives[..1].iter());
         assert_eq!((one.percentile(0.0), one.percentile(1.0)), (1_000.0, 1_000.0));
+    }
+
+    #[test]
+    fn sizes_are_decimal() {
+        assert_eq!(
+            [0.0, 999.0, 5e7, 7.56e9, 5e13].map(show_size),
+            ["0 B", "999 B", "50 MB", "7.6 GB", "50 TB"]
+        );
     }
 
     #[test]
