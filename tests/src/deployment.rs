@@ -312,7 +312,6 @@ pub fn run(deployment: &Deployment) -> Result<Vec<Life>, String> {
             });
         }
     });
-    drop(batches);
     Ok(lives)
 }
 

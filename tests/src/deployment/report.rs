@@ -11,7 +11,7 @@ use std::fs;
 use std::path::PathBuf;
 
 /// Points of a curve in the picture.
-const POINTS: usize = 400;
+const POINTS: usize = 200;
 
 /// Times of completion, sorted; those who never got it are infinite and stand last.
 #[derive(Debug, Clone)]
@@ -121,17 +121,17 @@ pub fn tables(deployment: &Deployment, lives: &[Life]) -> String {
         };
         let mut kept = vec![0; deployment.tiers.len()];
         of_class(lives, class).for_each(|life| kept[usize::from(life.tier)] += 1);
-        let kept: Vec<_> = kept.iter().zip(&rates).filter(|(count, _)| **count > 0).collect();
-        let tier = |(count, rate): &(&usize, &String)| match **count as f64 / times.len() as f64 * 100.0 {
-            100.0 => rate.to_string(),
-            share => format!("{rate}: {share:.1} %"),
+        let tier = |(count, rate): (usize, &String)| match count as f64 / times.len() as f64 * 100.0 {
+            share if share >= 99.95 => Some(rate.clone()),
+            share => (share >= 0.05).then(|| format!("{rate}: {share:.1} %")),
         };
+        let kept: Vec<_> = kept.into_iter().zip(&rates).filter_map(tier).collect();
         let received = of_class(lives, class).map(|life| f64::from(life.received)).sum::<f64>();
         let _ = writeln!(
             out,
             "| {name} | {} | {lost} | {line} | {} | {} | {} | {} | {} | {:.3} |",
             thousands(times.len() as u64),
-            kept.iter().map(tier).collect::<Vec<_>>().join(", "),
+            kept.join(", "),
             seconds(times.percentile(0.5)),
             seconds(times.percentile(0.99)),
             seconds(times.percentile(0.9999)),
@@ -226,9 +226,10 @@ pub fn draw(deployment: &Deployment, lives: &[Life], name: &str, marks: &[(Strin
         points: vec![(at / unit, Some(0.0)), (at / unit, Some(100.0)), (at / unit, Some(100.0))],
     });
     let title = format!(
-        "{} to {} receivers",
+        "{} to {} receivers at {}",
         show_size(deployment.geometry.size() as f64),
-        thousands(lives.len() as u64)
+        thousands(lives.len() as u64),
+        rates(deployment).join(", ")
     );
     let y = "receivers that have the object, in per cent";
     let plot = Plot { title: &title, x, y, apart: 0.0, series: curves.chain(marks).collect() };

@@ -18,7 +18,7 @@ pub(super) struct Map {
 impl Map {
     pub fn new(layout: &Layout) -> Self {
         let geometry = layout.geometry();
-        let lens = (0..geometry.blocks()).map(|sbn| u32::from(geometry.symbols(Sbn(sbn))).div_ceil(8));
+        let lens = (0..geometry.blocks()).map(|sbn| geometry.symbols(Sbn(sbn)).div_ceil(8));
         let ends = lens.scan(0, |end, len| {
             *end += len;
             Some(*end)
