@@ -17,10 +17,12 @@ const REPAIR: u32 = 105;
 const EXAMPLES: &str = "\
 Examples:
   deployment --preset routers
-  deployment --preset set-top-boxes --receivers 10000 --server phase=0,dies=20m --server phase=1,priority=10
-  deployment --size 100MB --receivers 50000 --tier 20M --class loss=1 --join random:10m
-  deployment --size 50MB --receivers 100000 --tier 1M,1M,2M,4M --stacked \\
-             --class share=0.3,name=DSL,rate=3M,loss=1,burst=5 --class share=0.7,name=fibre
+  deployment --preset set-top-boxes --receivers 10000 \\
+             --server dies=20m,back=40m --server priority=10
+  deployment --size 100MB --tier 20M --class loss=1 --join random:10m
+  deployment --size 50MB --tier 1M,1M,2M,4M --stacked \\
+             --class share=0.3,name=DSL,rate=3M,loss=1,burst=5 \\
+             --class share=0.7,name=fibre
 
 Prints tables as Markdown and draws target/bench/deployment-NAME.svg.";
 
@@ -28,7 +30,7 @@ Prints tables as Markdown and draws target/bench/deployment-NAME.svg.";
 #[command(about = "How long a deployment takes, in virtual time", after_help = EXAMPLES)]
 struct Options {
     /// A deployment with a name; the other options change it.
-    #[arg(long, required_unless_present = "size")]
+    #[arg(long)]
     preset: Option<Preset>,
     /// Object size: 50MB, 1GiB.
     #[arg(long, value_parser = parse_size)]
@@ -162,6 +164,9 @@ fn main() -> ExitCode {
 fn deployment(options: &Options) -> Result<Deployment, String> {
     let mut deployment = match options.preset {
         Some(preset) => preset.deployment()?,
+        None if options.size.is_none() => {
+            return Err("nothing to send: give --size 50MB, or --preset routers".into());
+        }
         None => free(0)?,
     };
     if let Some(size) = options.size {

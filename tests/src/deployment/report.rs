@@ -149,13 +149,13 @@ pub fn tables(deployment: &Deployment, lives: &[Life]) -> String {
     }
     out += "\n| who | sends | until the last one has it |\n|---|---|--:|\n";
     let mut total = 0.0;
-    for server in &deployment.servers {
+    for (server, number) in deployment.servers.iter().zip(1..) {
         for rate in &deployment.tiers {
             let sends = server.sends(end);
             total += *rate as f64 * sends / 8.0;
             let _ = writeln!(
                 out,
-                "| server {} | {} for {} | {} |",
+                "| server {number}, phase {} | {} for {} | {} |",
                 server.number,
                 show_rate(*rate as f64),
                 show_seconds(sends),
@@ -170,7 +170,7 @@ pub fn tables(deployment: &Deployment, lives: &[Life]) -> String {
     let unicast = deployment.geometry.size() as f64 * lives.len() as f64;
     let _ = writeln!(
         out,
-        "| unicast | {} each, headers and repetitions apart | {}: {:.0} times as much, {} at the same rate |",
+        "| unicast | {} each, headers and repetitions apart | {}: {:.1} times as much, {} at the same rate |",
         show_size(deployment.geometry.size() as f64),
         show_size(unicast),
         unicast / total,
