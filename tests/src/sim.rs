@@ -34,6 +34,18 @@ use std::convert::Infallible;
 /// Symbol length on a link of 1,280 bytes.
 pub const SYMBOL_LEN: u16 = 1188;
 
+/// What the dice step by.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// One step of SplitMix64; PROTOCOL.md section 6.1 has it too, and places the control packets by it.
+#[inline]
+pub(crate) fn mix(value: u64) -> u64 {
+    let z = value.wrapping_add(GOLDEN);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
 /// SplitMix64 (Steele, Lea, Flood 2014): small, fast, and the same everywhere.
 #[derive(Clone, Debug)]
 pub struct Dice(u64);
@@ -47,11 +59,11 @@ impl Dice {
     }
 
     /// 64 bits.
+    #[inline]
     pub fn draw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        let drawn = mix(self.0);
+        self.0 = self.0.wrapping_add(GOLDEN);
+        drawn
     }
 
     /// A number below `n`, which is not 0.
@@ -755,7 +767,7 @@ pub struct Client {
 }
 
 /// Packets that arrive while a block is being decoded.
-const DECODING: u64 = 40;
+pub const DECODING: u64 = 40;
 
 impl Client {
     /// A client that has heard nothing yet.
