@@ -1,11 +1,11 @@
 //! A channel's thread, a corridor: clock, pacer, schedule, bundle, header, socket.
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, ReadAhead};
 use crate::plan::Work;
 use crate::socket::{Outgoing, Sender, Target, sharpen_timers};
 use carousel_proto::outcome::plain;
 use carousel_proto::pacer::{Pacer, Step};
-use carousel_proto::schedule::{Content, Item, Order, Position, phase};
+use carousel_proto::schedule::{Content, Item, Order, Position, RUN, phase};
 use carousel_proto::wire::{Kind, PREFIX_LEN, Sequence, emit_prefix};
 use nix::errno::Errno;
 use nix::libc;
@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 const LONGEST_WAIT: Duration = Duration::from_millis(200);
 /// How long to wait before the network is tried again after it has gone.
 const RETRY: Duration = Duration::from_millis(100);
+/// How many nanoseconds before it is sent a record is read from disk: more than a disk takes to come round to it.
+const READ_AHEAD_NS: u64 = 250_000_000;
 /// Every channel hears of a change within this time.
 pub const NOTICE: Duration = Duration::from_millis(400);
 
@@ -66,6 +68,8 @@ impl Channel {
         let mut left = once.then(|| order.cycle() + order.interval());
         let mut pacer = Pacer::new(work.channel.rate, bundle.packet_len(), now());
         let mut burst: Vec<Outgoing<'_>> = Vec::with_capacity(pacer.burst() as usize);
+        let ahead = pacer.packets_in(READ_AHEAD_NS);
+        let mut reader = ReadAhead::new(bundle);
         let mut next: Option<Change> = None;
         while left != Some(0) {
             match changes.try_recv() {
@@ -105,6 +109,10 @@ impl Channel {
             }
             tracing::trace!(position = first.0, count, "burst");
             self.sent += self.link.send(&burst);
+            // After the burst: the time until the next one is free. One record of each run stands for all of it.
+            for position in (first.0..).take(count as usize).step_by(RUN as usize) {
+                reader.want(order.item(Position(position.wrapping_add(phase).wrapping_add(ahead))));
+            }
             left = left.map(|left| left.saturating_sub(u64::from(count)));
         }
         None
