@@ -134,28 +134,33 @@ fn kind(bundle: &Bundle, item: Item) -> Kind {
 struct Link {
     target: Target,
     sender: Option<Sender>,
+    /// Whether packets go out in trains: until the kernel or the interface proves unable to.
+    trains: bool,
     /// What is wrong at the moment, so that it is said once.
     trouble: Option<String>,
 }
 
 impl Link {
     fn new(target: Target) -> Self {
-        Self { target, sender: None, trouble: None }
+        Self { target, sender: None, trains: true, trouble: None }
     }
 
     /// Sends a burst as far as possible; how many packets went out.
     fn send(&mut self, burst: &[Outgoing<'_>]) -> u64 {
         let mut rest = burst;
         let mut refused = 0;
+        let mut trains = self.trains;
         while !rest.is_empty() {
+            // Whether it is shows when the packets are sent each by itself.
+            let about_trains = |error: &io::Error| trains && rest.len() > 1 && may_be_about_trains(error);
             let sender = match self.sender.take() {
                 Some(sender) => Ok(sender),
                 None => Sender::open(&self.target),
             };
             let result = sender.and_then(|mut sender| {
-                let sent = sender.send(rest);
+                let sent = sender.send(rest, trains);
                 // A socket keeps its source address for ever; after the network was gone a new one is needed.
-                let keep = sent.as_ref().err().is_none_or(is_passing);
+                let keep = sent.as_ref().err().is_none_or(|e| is_passing(e) || about_trains(e));
                 self.sender = keep.then_some(sender);
                 sent
             });
@@ -164,8 +169,13 @@ impl Link {
                     if self.trouble.take().is_some() {
                         tracing::info!("{}: sending again", self.target);
                     }
+                    if self.trains && !trains {
+                        tracing::debug!("{}: no segmentation offload here", self.target);
+                        self.trains = false;
+                    }
                     rest = &rest[sent..];
                 }
+                Err(error) if about_trains(&error) => trains = false,
                 // A forged or stray ICMPv6 message fails one send; the packet itself was not sent.
                 Err(error) if is_refused(&error) && refused < burst.len() => refused += 1,
                 Err(error) => {
@@ -198,6 +208,13 @@ impl Link {
             self.trouble = Some(text);
         }
     }
+}
+
+/// Too old a kernel or an unusual one, an interface without checksum offload, IPsec; before Linux 6.14 also packets that
+/// are too long for the interface.
+fn may_be_about_trains(error: &io::Error) -> bool {
+    let errors = [libc::EINVAL, libc::EIO, libc::EOPNOTSUPP, libc::ENOPROTOOPT];
+    error.raw_os_error().is_some_and(|error| errors.contains(&error))
 }
 
 fn is_refused(error: &io::Error) -> bool {
