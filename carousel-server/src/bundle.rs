@@ -6,12 +6,15 @@ use carousel_proto::bundle::{BundleError, BundleHeader, HEADER_LEN, MANIFEST_REC
 use carousel_proto::manifest::{Envelope, Manifest, ManifestError, instance_of};
 use carousel_proto::outcome::Failure;
 use carousel_proto::pages::record_len;
-use carousel_proto::schedule::{Item, Layout};
+use carousel_proto::schedule::{Item, Layout, MAX_ROUNDS_LOG2};
 use carousel_proto::wire::{Checksum, IP_UDP_LEN, Instance, PREFIX_LEN, RECORD_HEADER_LEN};
-use memmap2::Mmap;
+use memmap2::{Advice, Mmap};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+/// Bytes that are asked of the disk at a time: few requests, and little memory beside many channels.
+const PART: u64 = 256 << 10;
 
 /// Header and manifest record of a bundle, everything checked against the file's length.
 pub struct Head {
@@ -142,5 +145,33 @@ impl Bundle {
     pub fn record(&self, item: Item) -> &[u8] {
         let at = self.places.item(item) as usize;
         &self.map[at..at + self.places.record_len()]
+    }
+}
+
+/// Asks for what a channel will send, so that it lies in memory by then. Left alone, the system reads when a page is
+/// missed, while the packet waits; it guesses what comes next, but not across cosets that take turns.
+pub struct ReadAhead<'a> {
+    bundle: &'a Bundle,
+    /// The part of the file that was asked for last, of each coset.
+    asked: [u64; 1 << MAX_ROUNDS_LOG2],
+}
+
+impl<'a> ReadAhead<'a> {
+    /// Nothing was asked for yet.
+    pub fn new(bundle: &'a Bundle) -> Self {
+        Self { bundle, asked: [u64::MAX; 1 << MAX_ROUNDS_LOG2] }
+    }
+
+    /// Asks for the part in which this lies, unless that was the last one. It does not wait for it.
+    pub fn want(&mut self, item: Item) {
+        let Item::Record(coset, _) = item else { return }; // the others are few, and sent again and again
+        let part = self.bundle.places.item(item) / PART;
+        let asked = &mut self.asked[coset.0 as usize];
+        if *asked != part {
+            *asked = part;
+            let (at, len) = (part * PART, self.bundle.map.len() as u64);
+            // Without it the packet waits for the disk, no more.
+            let _ = self.bundle.map.advise_range(Advice::WillNeed, at as usize, PART.min(len - at) as usize);
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! A channel's thread, a corridor: clock, pacer, schedule, bundle, header, socket.
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, ReadAhead};
 use crate::plan::Work;
 use crate::socket::{Outgoing, Sender, Target, sharpen_timers};
 use carousel_proto::outcome::plain;
 use carousel_proto::pacer::{Pacer, Step};
-use carousel_proto::schedule::{Content, Item, Order, Position, phase};
+use carousel_proto::schedule::{Content, Item, Order, Position, RUN, phase};
 use carousel_proto::wire::{Kind, PREFIX_LEN, Sequence, emit_prefix};
 use nix::errno::Errno;
 use nix::libc;
@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 const LONGEST_WAIT: Duration = Duration::from_millis(200);
 /// How long to wait before the network is tried again after it has gone.
 const RETRY: Duration = Duration::from_millis(100);
+/// How many nanoseconds before it is sent a record is read from disk: more than a disk takes to come round to it.
+const READ_AHEAD_NS: u64 = 250_000_000;
 /// Every channel hears of a change within this time.
 pub const NOTICE: Duration = Duration::from_millis(400);
 
@@ -66,6 +68,8 @@ impl Channel {
         let mut left = once.then(|| order.cycle() + order.interval());
         let mut pacer = Pacer::new(work.channel.rate, bundle.packet_len(), now());
         let mut burst: Vec<Outgoing<'_>> = Vec::with_capacity(pacer.burst() as usize);
+        let ahead = pacer.packets_in(READ_AHEAD_NS);
+        let mut reader = ReadAhead::new(bundle);
         let mut next: Option<Change> = None;
         while left != Some(0) {
             match changes.try_recv() {
@@ -105,6 +109,10 @@ impl Channel {
             }
             tracing::trace!(position = first.0, count, "burst");
             self.sent += self.link.send(&burst);
+            // After the burst: the time until the next one is free. One record of each run stands for all of it.
+            for position in (first.0..).take(count as usize).step_by(RUN as usize) {
+                reader.want(order.item(Position(position.wrapping_add(phase).wrapping_add(ahead))));
+            }
             left = left.map(|left| left.saturating_sub(u64::from(count)));
         }
         None
@@ -126,28 +134,33 @@ fn kind(bundle: &Bundle, item: Item) -> Kind {
 struct Link {
     target: Target,
     sender: Option<Sender>,
+    /// Whether packets go out in trains: until the kernel or the interface proves unable to.
+    trains: bool,
     /// What is wrong at the moment, so that it is said once.
     trouble: Option<String>,
 }
 
 impl Link {
     fn new(target: Target) -> Self {
-        Self { target, sender: None, trouble: None }
+        Self { target, sender: None, trains: true, trouble: None }
     }
 
     /// Sends a burst as far as possible; how many packets went out.
     fn send(&mut self, burst: &[Outgoing<'_>]) -> u64 {
         let mut rest = burst;
         let mut refused = 0;
+        let mut trains = self.trains;
         while !rest.is_empty() {
+            // Whether it is shows when the packets are sent each by itself.
+            let about_trains = |error: &io::Error| trains && rest.len() > 1 && may_be_about_trains(error);
             let sender = match self.sender.take() {
                 Some(sender) => Ok(sender),
                 None => Sender::open(&self.target),
             };
             let result = sender.and_then(|mut sender| {
-                let sent = sender.send(rest);
+                let sent = sender.send(rest, trains);
                 // A socket keeps its source address for ever; after the network was gone a new one is needed.
-                let keep = sent.as_ref().err().is_none_or(is_passing);
+                let keep = sent.as_ref().err().is_none_or(|e| is_passing(e) || about_trains(e));
                 self.sender = keep.then_some(sender);
                 sent
             });
@@ -156,8 +169,13 @@ impl Link {
                     if self.trouble.take().is_some() {
                         tracing::info!("{}: sending again", self.target);
                     }
+                    if self.trains && !trains {
+                        tracing::debug!("{}: no segmentation offload here", self.target);
+                        self.trains = false;
+                    }
                     rest = &rest[sent..];
                 }
+                Err(error) if about_trains(&error) => trains = false,
                 // A forged or stray ICMPv6 message fails one send; the packet itself was not sent.
                 Err(error) if is_refused(&error) && refused < burst.len() => refused += 1,
                 Err(error) => {
@@ -190,6 +208,13 @@ impl Link {
             self.trouble = Some(text);
         }
     }
+}
+
+/// Too old a kernel or an unusual one, an interface without checksum offload, IPsec; before Linux 6.14 also packets that
+/// are too long for the interface.
+fn may_be_about_trains(error: &io::Error) -> bool {
+    let errors = [libc::EINVAL, libc::EIO, libc::EOPNOTSUPP, libc::ENOPROTOOPT];
+    error.raw_os_error().is_some_and(|error| errors.contains(&error))
 }
 
 fn is_refused(error: &io::Error) -> bool {

@@ -1,11 +1,13 @@
 //! The sending socket: connected to a group, so that it hears nothing and no tool lists it as listening.
 //!
-//! One `sendmmsg` per burst; the record of every packet goes out straight from the mapped bundle.
+//! One `sendmmsg` per burst, and in it trains: messages that the kernel, or the network card, cuts into packets (UDP
+//! segmentation offload). The record of every packet goes out straight from the mapped bundle.
 
 #![allow(unsafe_code)]
 
 use carousel_proto::wire::PREFIX_LEN;
 use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::fmt::{self, Display, Formatter};
 use std::io;
@@ -15,6 +17,12 @@ use std::os::fd::AsRawFd;
 /// IPV6_MTU_DISCOVER value of the Linux kernel (include/uapi/linux/in6.h): go by the interface's MTU alone. A
 /// forged "packet too big" then changes nothing, and a packet that does not fit is an error, never fragments.
 const IPV6_PMTUDISC_INTERFACE: libc::c_int = 4;
+
+/// Most packets in a train: what every kernel that knows trains takes.
+const TRAIN_PACKETS: usize = 64;
+/// Most bytes in a train, UDP header left out: an IPv6 packet has 16 bits for its length, and the kernel makes a train
+/// from one.
+const TRAIN_BYTES: usize = 65_507;
 
 /// Where and how a channel sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +62,8 @@ pub struct Sender {
     /// Source address and interface, as a control message, if one was asked for. Binding would do the same,
     /// but a program that never binds can be forbidden to.
     source: Option<SourceControl>,
+    /// Length of the packets into which the kernel cuts what it gets from here; 0 if it does not.
+    cut: usize,
     iovecs: Vec<[libc::iovec; 2]>,
     messages: Vec<libc::mmsghdr>,
 }
@@ -87,7 +97,7 @@ impl Sender {
                 ipi6_ifindex: interface,
             },
         });
-        Ok(Self { socket, source, iovecs: Vec::new(), messages: Vec::new() })
+        Ok(Self { socket, source, cut: 0, iovecs: Vec::new(), messages: Vec::new() })
     }
 
     /// The address that packets come from: what clients have to name as their source.
@@ -96,8 +106,13 @@ impl Sender {
         asked_for.or_else(|| Some(*self.socket.local_addr().ok()?.as_socket_ipv6()?.ip()))
     }
 
-    /// Sends a burst; how many packets of it the kernel took. At least one, or an error.
-    pub fn send(&mut self, burst: &[Outgoing<'_>]) -> io::Result<usize> {
+    /// Sends a burst of packets of equal length, in trains or each by itself; how many of them the kernel took. At
+    /// least one, or an error.
+    pub fn send(&mut self, burst: &[Outgoing<'_>], trains: bool) -> io::Result<usize> {
+        let len = burst.first().map_or(0, |packet| PREFIX_LEN + packet.record.len());
+        let train = if trains { (TRAIN_BYTES / len.max(1)).min(TRAIN_PACKETS) } else { 1 };
+        let train = train.min(burst.len()).max(1);
+        self.cut_at(if train > 1 { len } else { 0 })?;
         self.iovecs.clear();
         self.messages.clear();
         self.iovecs.extend(burst.iter().map(|packet| {
@@ -111,11 +126,12 @@ impl Sender {
         let control: *mut libc::c_void =
             self.source.as_mut().map_or(std::ptr::null_mut(), |s| std::ptr::from_mut(s).cast());
         let control_len = if control.is_null() { 0 } else { size_of::<SourceControl>() };
-        for iovec in &mut self.iovecs {
+        for iovecs in self.iovecs.chunks_mut(train) {
+            let iovecs = iovecs.as_flattened_mut();
             // SAFETY: mmsghdr is plain data for which all zeros is a valid value.
             let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
-            message.msg_hdr.msg_iov = iovec.as_mut_ptr();
-            message.msg_hdr.msg_iovlen = 2;
+            message.msg_hdr.msg_iov = iovecs.as_mut_ptr();
+            message.msg_hdr.msg_iovlen = iovecs.len();
             message.msg_hdr.msg_control = control;
             message.msg_hdr.msg_controllen = control_len;
             self.messages.push(message);
@@ -125,7 +141,20 @@ impl Sender {
         let sent = unsafe {
             libc::sendmmsg(self.socket.as_raw_fd(), self.messages.as_mut_ptr(), self.messages.len() as u32, 0)
         };
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent as usize) }
+        if sent < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok((sent as usize * train).min(burst.len()))
+    }
+
+    /// Lets the kernel cut messages into packets of this length, or at 0 leave them as they are. Kernels before 4.18
+    /// cannot, and say so.
+    fn cut_at(&mut self, len: usize) -> io::Result<()> {
+        if self.cut != len {
+            setsockopt(&self.socket, sockopt::UdpGsoSegment, &(len as libc::c_int))?;
+            self.cut = len;
+        }
+        Ok(())
     }
 }
 

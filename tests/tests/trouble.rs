@@ -315,3 +315,31 @@ fn a_paced_channel_fits_a_shallow_queue() {
     // A busy machine oversleeps now and then, and what it missed it sends at twice the rate.
     assert!(dropped * 50 <= sent, "{dropped} of {sent} packets found the queue full");
 }
+
+/// Some kernels and interfaces cannot cut a message into packets, and say so when the first one comes. Whatever the
+/// reason, it goes on packet by packet.
+#[test]
+fn a_server_without_segmentation_offload_sends_all_the_same() {
+    let test = "a_server_without_segmentation_offload_sends_all_the_same";
+    if !lab::have("strace") {
+        return lab::skip(test, "the program strace is missing");
+    }
+    let Some(lab) = Lab::enter(test) else { return };
+    let (s, c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), MIB, &[]);
+    let log = lab.file("strace");
+    let refusal = "inject=sendmmsg:error=EIO:when=1";
+    let mut line = scene::args(&[&"strace", &"-f", &"-e", &"trace=sendmmsg", &"-e", &refusal, &"-o", &log]);
+    line.extend(scene::serve_line(&packed, RATE.0, &["-v"]));
+    let server = s.spawn(&line);
+    scene::wait_sending(&s, &server);
+    let out = lab.file("got");
+    scene::arrive(&scene::get(&c, &[SOURCE], &packed, &out, &[]), &packed, &out, LIMIT);
+    assert_eq!(server.stderr().matches("no segmentation offload").count(), 1, "{server}");
+    assert_eq!(remarks(&server.stderr()), 0, "{server}");
+    // The first burst was tried again, and since then each packet is a message of its own: three in a burst.
+    let log = std::fs::read_to_string(&log).unwrap();
+    let results: Vec<&str> = log.lines().filter_map(|line| Some(line.rsplit_once(" = ")?.1)).collect();
+    assert!(results[0].starts_with("-1 EIO") && results.len() > 100, "{log}");
+    assert!(results[1..].iter().all(|result| *result == "3"), "{results:?}");
+}
