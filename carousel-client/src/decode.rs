@@ -19,8 +19,10 @@ use std::sync::Arc;
 /// Column stripes of a block. More stripes need less work memory and more time, for each pays for the error
 /// locator anew: 4 cost 5 % more than one and need a quarter of the memory.
 const STRIPES: usize = 4;
-/// Up to this block length one thread is the default: such blocks are for devices with little memory.
+/// Blocks up to this length are for devices with little memory: one thread is the default …
 const SMALL_BLOCK_LOG2: u8 = 20;
+/// … and the stripes are narrower.
+const SMALL_BLOCK_STRIPES: usize = 10;
 /// Symbols read or written by one system call.
 const RUN: usize = 64;
 
@@ -40,7 +42,7 @@ pub type Queues = (Sender<BlockJob>, Receiver<Result<Decoded, Failure>>);
 /// a time; they end when the queue of jobs is dropped.
 pub fn start(file: &Arc<File>, path: &Path, geometry: Geometry, threads: Option<u8>) -> Queues {
     let cores = std::thread::available_parallelism().map_or(1, usize::from).min(2);
-    let default = if geometry.block_log2() <= SMALL_BLOCK_LOG2 { 1 } else { cores };
+    let default = if is_small(&geometry) { 1 } else { cores };
     let (jobs, todo) = unbounded::<BlockJob>(); // never more than there are blocks
     let (results, done) = unbounded();
     for _ in 0..threads.map_or(default, usize::from) {
@@ -56,6 +58,10 @@ pub fn start(file: &Arc<File>, path: &Path, geometry: Geometry, threads: Option<
         });
     }
     (jobs, done)
+}
+
+fn is_small(geometry: &Geometry) -> bool {
+    geometry.block_log2() <= SMALL_BLOCK_LOG2
 }
 
 struct Decoder {
@@ -74,7 +80,8 @@ struct Stripe {
 
 impl Decoder {
     fn new(file: Arc<File>, geometry: Geometry) -> Self {
-        let stripes = stripes(geometry.symbol_len(), STRIPES)
+        let count = if is_small(&geometry) { SMALL_BLOCK_STRIPES } else { STRIPES };
+        let stripes = stripes(geometry.symbol_len(), count)
             .map(|columns| Stripe { columns, bytes: Vec::new() })
             .collect();
         Self { file, geometry, stripes, run: Vec::new(), erasures: StripeDecoder::new() }

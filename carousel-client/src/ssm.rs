@@ -17,7 +17,7 @@ const PACKET_LEN: usize = 2048;
 /// … and of a 9,000-byte link, taken when the first one that long has come.
 const JUMBO_LEN: usize = 9216;
 /// Packets per batch, that is per system call.
-pub const BATCH_PACKETS: usize = 32;
+pub const BATCH_PACKETS: usize = 16;
 /// Bytes for control messages of one packet: SO_RXQ_OVFL takes 24.
 const CONTROL_LEN: usize = 64;
 /// How often a silent socket lets its thread look around.
