@@ -157,6 +157,8 @@ struct Engine<'a> {
     grown: (u64, u64),
     /// Blocks at the decoder.
     decoding: usize,
+    /// Whether the tuner knows that packets are wanted.
+    wanting: bool,
     refusal_said: bool,
     small_buffer_said: bool,
     /// Packets that the kernel dropped at each place, as it last said, and at all of them.
@@ -204,6 +206,7 @@ impl<'a> Engine<'a> {
             clock: 0,
             grown: (0, 0),
             decoding: 0,
+            wanting: true,
             refusal_said: false,
             small_buffer_said: false,
             overflowed: (Vec::new(), 0),
@@ -241,6 +244,12 @@ impl<'a> Engine<'a> {
                     Err(_) => self.updates = never(),
                 },
                 default(TICK) => {}
+            }
+            if self.receiver.wants_packets() != self.wanting {
+                // What comes while the last blocks are decoded is a burden on the network, and no use to us.
+                self.wanting = !self.wanting;
+                self.tuner.handle_demand(self.clock, self.wanting);
+                self.tune(&mut reception)?;
             }
             let since = looked.elapsed();
             if since >= TICK {
@@ -383,11 +392,14 @@ impl<'a> Engine<'a> {
                 granted >> 10,
             );
         }
-        let known =
-            self.channels.iter().position(|channel| (channel.origin, channel.place) == (origin, place));
-        if let Some(index) = known {
-            self.receiver.handle_join(ChannelId(index as u16));
-        } else if self.channels.len() < MAX_CHANNELS {
+        let mut known = false;
+        for (index, channel) in self.channels.iter().enumerate() {
+            if (channel.origin, channel.place) == (origin, place) {
+                self.receiver.handle_join(ChannelId(index as u16));
+                known = true;
+            }
+        }
+        if !known && self.channels.len() < MAX_CHANNELS {
             let source = origin.address;
             let joined = Instant::now();
             let channel = Channel {
