@@ -144,7 +144,7 @@ impl Report {
                 "event": "progress", "seconds": self.began.elapsed().as_secs_f64(),
                 "symbols_received": standing.symbols, "symbols_needed": standing.needed,
                 "rate": self.rate.round(), "loss": loss(standing), "seconds_left": self.left(standing),
-                "tier": standing.tier,
+                "packets_overflowed": standing.overflowed, "tier": standing.tier,
             }));
         }
         if let Some(bar) = &self.bar {
