@@ -125,7 +125,8 @@ impl Reception {
         if !gather {
             waiting_for.extend(all().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)));
         }
-        let limit_ms = limit.as_millis().try_into().unwrap_or(u16::MAX);
+        // Rounded up: rounding down would spin through the last millisecond.
+        let limit_ms = (limit.as_millis() + 1).try_into().unwrap_or(u16::MAX);
         match poll(&mut waiting_for, PollTimeout::from(if gather { GATHER_MS } else { limit_ms })) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
