@@ -10,7 +10,7 @@ use carousel_proto::pages::{block_hasher, block_value};
 use carousel_proto::receiver::{BlockJob, place_of};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::fs::File;
-use std::io;
+use std::io::{self, PipeWriter, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -39,25 +39,35 @@ pub struct Decoded {
 pub type Queues = (Sender<BlockJob>, Receiver<Result<Decoded, Failure>>);
 
 /// Starts the decoding threads on a work file; by default one per processor, at most two. Each takes a block at
-/// a time; they end when the queue of jobs is dropped.
-pub fn start(file: &Arc<File>, path: &Path, geometry: Geometry, threads: Option<u8>) -> Queues {
+/// a time and rings its `bell` with each result; they end when the queue of jobs is dropped.
+pub fn start(
+    file: &Arc<File>,
+    path: &Path,
+    geometry: Geometry,
+    threads: Option<u8>,
+    bell: impl Fn() -> Result<PipeWriter, Failure>,
+) -> Result<Queues, Failure> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from).min(2);
     let default = if is_small(&geometry) { 1 } else { cores };
     let (jobs, todo) = unbounded::<BlockJob>(); // never more than there are blocks
     let (results, done) = unbounded();
     for _ in 0..threads.map_or(default, usize::from) {
         let (todo, results, path) = (todo.clone(), results.clone(), path.to_owned());
-        let mut decoder = Decoder::new(Arc::clone(file), geometry);
+        let (mut decoder, mut bell) = (Decoder::new(Arc::clone(file), geometry), bell()?);
         std::thread::spawn(move || {
             for job in todo {
                 let result = decoder.decode(job).map_err(|e| Failure::writing(&path, &e));
-                if results.send(result).is_err() {
+                if results.send(result).is_err() || bell.write_all(&[0]).is_err() {
                     return;
                 }
             }
         });
     }
-    (jobs, done)
+    Ok((jobs, done))
+}
+
+fn is_small(geometry: &Geometry) -> bool {
+    geometry.block_log2() <= SMALL_BLOCK_LOG2
 }
 
 fn is_small(geometry: &Geometry) -> bool {

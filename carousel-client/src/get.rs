@@ -1,9 +1,10 @@
-//! `get`: one object from the first packet to its name. The engine is one loop over one queue.
+//! `get`: one object from the first packet to its name. The engine is one loop in one thread; only decoding, which
+//! takes longer than packets can wait, has threads of its own.
 
 use crate::cli;
 use crate::decode::{self, Decoded};
 use crate::interface;
-use crate::receive::{Arrival, Reception, Settings};
+use crate::receive::{Reception, Settings};
 use crate::report::{Heard, Report, Standing};
 use crate::ssm::Batch;
 use crate::tuner::{Choice, Offer, Origin, Step, Tuner};
@@ -14,7 +15,7 @@ use carousel_proto::receiver::{BlockJob, ChannelCount, ChannelId, Output, Receiv
 use carousel_proto::tiers::{Kind, Mode};
 use carousel_proto::trust::{Trust, TrustError, not_a_public_key};
 use carousel_proto::wire::{HEADER_LEN, IP_UDP_LEN};
-use crossbeam_channel::{Receiver as Queue, Sender, never, select};
+use crossbeam_channel::{Receiver as Queue, Sender, TryRecvError, never};
 use minisign_verify::PublicKey;
 use nix::libc;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -50,9 +51,11 @@ pub fn get(arguments: &cli::Get) -> Result<(), Failure> {
     };
     let (tuner, updates) = what_to_join(arguments)?;
     let mut engine = Engine::new(arguments, trust, target, early, tuner, updates);
-    let manifest = engine.run(Reception::new(settings), &stop)?;
+    let failed = |e| Failure::new(Outcome::Failed, format!("a pipe cannot be made: {}", plain(&e)));
+    let manifest = engine.run(Reception::new(settings).map_err(failed)?, &stop)?;
     let path = engine.finish(&manifest)?;
-    engine.report.done(&manifest, &path, &engine.standing(), &engine.heard());
+    let tail = engine.sated.map(|since| since.elapsed()).unwrap_or_default();
+    engine.report.done(&manifest, &path, &engine.standing(), &engine.heard(), tail);
     run_hook(arguments, &path, &manifest)
 }
 
@@ -157,6 +160,8 @@ struct Engine<'a> {
     grown: (u64, u64),
     /// Blocks at the decoder.
     decoding: usize,
+    /// Since when no packets are wanted; `None`: they are.
+    sated: Option<Instant>,
     refusal_said: bool,
     small_buffer_said: bool,
     /// Packets that the kernel dropped at each place, as it last said, and at all of them.
@@ -204,6 +209,7 @@ impl<'a> Engine<'a> {
             clock: 0,
             grown: (0, 0),
             decoding: 0,
+            sated: None,
             refusal_said: false,
             small_buffer_said: false,
             overflowed: (Vec::new(), 0),
@@ -214,40 +220,44 @@ impl<'a> Engine<'a> {
     /// Until the object is complete, something fails, or a signal comes. The groups are left when this returns:
     /// syncing the disk and the hook may take long, and the network need not carry packets meanwhile.
     fn run(&mut self, mut reception: Reception, stop: &AtomicBool) -> Result<Box<Manifest>, Failure> {
+        let receiving =
+            |e: &io::Error| Failure::new(Outcome::Failed, format!("receiving failed: {}", plain(e)));
         let mut looked = Instant::now();
+        let mut batch = Batch::new();
         self.tune(&mut reception)?;
         self.report.waiting();
         while !self.complete {
             if stop.load(Ordering::Relaxed) {
                 return Err(Failure::new(Outcome::Failed, "interrupted; nothing was left behind"));
             }
-            select! {
-                recv(reception.arrivals) -> arrival => match arrival {
-                    Ok(Arrival::Packets(batch)) => {
-                        self.handle_batch(&batch)?;
-                        reception.give_back(batch);
-                    }
-                    Ok(Arrival::Failed(e)) => {
-                        return Err(Failure::new(Outcome::Failed, format!("receiving failed: {e}")));
-                    }
-                    Err(_) => return Err(Failure::new(Outcome::Failed, "receiving ended")),
-                },
-                recv(self.decoded) -> result => match result {
-                    Ok(result) => self.handle_decoded(result?)?,
-                    Err(_) => return Err(Failure::new(Outcome::Failed, "the decoder ended")),
-                },
-                recv(self.updates) -> offer => match offer {
-                    Ok(offer) => self.tuner.handle_offer(self.clock, offer),
-                    Err(_) => self.updates = never(),
-                },
-                default(TICK) => {}
+            let mut more = false;
+            for place in 0..reception.places() {
+                reception.receive(place, &mut batch).map_err(|e| receiving(&e))?;
+                self.handle_batch(place, &batch, &reception)?;
+                more |= batch.is_full();
+            }
+            while let Some(decoded) = self.next_decoded()? {
+                self.handle_decoded(decoded, &reception)?;
+            }
+            let wanted = self.receiver.wants_packets();
+            if wanted != self.sated.is_none() {
+                // What comes while the last blocks are decoded is a burden on the network, and no use to us.
+                self.sated = (!wanted).then(Instant::now);
+                self.tuner.handle_demand(self.clock, wanted);
+                self.tune(&mut reception)?;
             }
             let since = looked.elapsed();
             if since >= TICK {
                 looked = Instant::now();
                 self.clock += since.min(TICK * 10).as_nanos() as u64;
+                if let Ok(offer) = self.updates.try_recv() {
+                    self.tuner.handle_offer(self.clock, offer);
+                }
                 self.look_around()?;
                 self.tune(&mut reception)?;
+            }
+            if !more && !self.complete {
+                reception.wait(TICK.saturating_sub(looked.elapsed())).map_err(|e| receiving(&e))?;
             }
         }
         self.manifest.take().ok_or_else(|| Failure::new(Outcome::Failed, "complete without a manifest"))
@@ -260,24 +270,30 @@ impl<'a> Engine<'a> {
         work.ok_or_else(|| Failure::new(Outcome::Failed, "complete without a file"))?.finish(manifest.size)
     }
 
-    fn handle_batch(&mut self, batch: &Batch) -> Result<(), Failure> {
+    fn handle_batch(&mut self, place: usize, batch: &Batch, reception: &Reception) -> Result<(), Failure> {
+        if batch.is_empty() {
+            return Ok(());
+        }
         let now = self.began.elapsed().as_nanos() as u64;
         tracing::trace!(packets = batch.packets().count(), "batch");
         for (bytes, source) in batch.packets() {
-            let channel = self.channel(source, batch.place);
-            self.handle_packet(now, channel, bytes)?;
+            let channel = self.channel(source, place);
+            self.handle_packet(now, channel, bytes, reception)?;
         }
-        if let Some(work) = &mut self.work {
-            work.flush()?;
-        }
-        self.count_overflow(batch);
+        self.count_overflow(place, batch);
         Ok(())
     }
 
-    fn handle_packet(&mut self, now: u64, channel: ChannelId, bytes: &[u8]) -> Result<(), Failure> {
+    fn handle_packet(
+        &mut self,
+        now: u64,
+        channel: ChannelId,
+        bytes: &[u8],
+        reception: &Reception,
+    ) -> Result<(), Failure> {
         let verdict = self.receiver.handle_packet(now, channel, bytes);
         self.store(verdict, bytes)?;
-        self.drain(now)
+        self.drain(now, reception)
     }
 
     fn store(&mut self, verdict: Verdict, bytes: &[u8]) -> Result<(), Failure> {
@@ -287,18 +303,26 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn handle_decoded(&mut self, decoded: Decoded) -> Result<(), Failure> {
+    fn next_decoded(&self) -> Result<Option<Decoded>, Failure> {
+        match self.decoded.try_recv() {
+            Ok(result) => result.map(Some),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(Failure::new(Outcome::Failed, "the decoder ended")),
+        }
+    }
+
+    fn handle_decoded(&mut self, decoded: Decoded, reception: &Reception) -> Result<(), Failure> {
         self.decoding -= 1;
         self.receiver.handle_decoded(decoded.job, decoded.matched, decoded.by_decoder);
-        self.drain(self.began.elapsed().as_nanos() as u64)
+        self.drain(self.began.elapsed().as_nanos() as u64, reception)
     }
 
     /// Does what the receiver asks for.
-    fn drain(&mut self, now: u64) -> Result<(), Failure> {
+    fn drain(&mut self, now: u64, reception: &Reception) -> Result<(), Failure> {
         while let Some(output) = self.receiver.poll_output() {
             match output {
                 Output::Started(manifest) => {
-                    self.start(manifest)?;
+                    self.start(manifest, reception)?;
                     for (channel, bytes) in self.receiver.take_early().iter() {
                         let verdict = self.receiver.handle_early(now, channel, bytes);
                         self.store(verdict, bytes)?;
@@ -320,7 +344,7 @@ impl<'a> Engine<'a> {
     }
 
     /// A manifest was accepted: makes room for the object.
-    fn start(&mut self, manifest: Box<Manifest>) -> Result<(), Failure> {
+    fn start(&mut self, manifest: Box<Manifest>, reception: &Reception) -> Result<(), Failure> {
         let geometry = manifest.geometry().map_err(|e| Failure::untrusted(e.to_string()))?;
         let path = self.target.path(&manifest);
         let work = match self.work.take() {
@@ -328,7 +352,8 @@ impl<'a> Engine<'a> {
             None => WorkFile::create(&path, self.arguments.force)?,
         };
         work.reserve(&geometry)?;
-        let (jobs, decoded) = decode::start(&work.file(), &path, geometry, self.arguments.threads);
+        let bell = || reception.bell().map_err(|e| Failure::new(Outcome::Failed, plain(&e)));
+        let (jobs, decoded) = decode::start(&work.file(), &path, geometry, self.arguments.threads, bell)?;
         self.report.started(&manifest, IP_UDP_LEN + HEADER_LEN + geometry.symbol_len());
         self.grown = (self.clock, 0);
         (self.jobs, self.decoded) = (Some(jobs), decoded);
@@ -383,11 +408,14 @@ impl<'a> Engine<'a> {
                 granted >> 10,
             );
         }
-        let known =
-            self.channels.iter().position(|channel| (channel.origin, channel.place) == (origin, place));
-        if let Some(index) = known {
-            self.receiver.handle_join(ChannelId(index as u16));
-        } else if self.channels.len() < MAX_CHANNELS {
+        let mut known = false;
+        for (index, channel) in self.channels.iter().enumerate() {
+            if (channel.origin, channel.place) == (origin, place) {
+                self.receiver.handle_join(ChannelId(index as u16));
+                known = true;
+            }
+        }
+        if !known && self.channels.len() < MAX_CHANNELS {
             let source = origin.address;
             let joined = Instant::now();
             let channel = Channel {
@@ -421,19 +449,25 @@ impl<'a> Engine<'a> {
     }
 
     /// What the kernel says that it dropped is a total for as long as a socket lives.
-    fn count_overflow(&mut self, batch: &Batch) {
+    fn count_overflow(&mut self, place: usize, batch: &Batch) {
         let (places, all) = &mut self.overflowed;
-        if places.len() <= batch.place {
-            places.resize(batch.place + 1, 0);
+        if places.len() <= place {
+            places.resize(place + 1, 0);
         }
-        let before = std::mem::replace(&mut places[batch.place], batch.overflowed);
+        let before = std::mem::replace(&mut places[place], batch.overflowed);
         let new = if batch.overflowed < before { batch.overflowed } else { batch.overflowed - before };
-        *all += u64::from(new);
-        self.tuner.handle_local_loss(u64::from(new));
+        if new > 0 {
+            let packets = (f64::from(new) * batch.packets_per_message()).round() as u64;
+            *all += packets;
+            self.tuner.handle_local_loss(packets);
+        }
     }
 
     /// Ten times a second: progress, time-out.
     fn look_around(&mut self) -> Result<(), Failure> {
+        if let Some(work) = &mut self.work {
+            work.flush()?; // nothing waits for longer than a tick
+        }
         let standing = self.standing();
         self.report.progress(&standing);
         if standing.symbols > self.grown.1 || self.decoding > 0 {

@@ -1,8 +1,8 @@
 //! carousel-client: takes a file from a carousel, from any moment on, and never sends a packet to it.
 //!
-//! [`discovery`] asks DNS what there is, [`tuner`] decides which of it is joined. Wire to disk: [`ssm`] joins and [`receive`] brings batches of packets; `carousel_proto` parses and judges
+//! [`discovery`] asks DNS what there is, [`tuner`] decides which of it is joined. Wire to disk: [`ssm`] joins and [`receive`] waits for batches of packets; `carousel_proto` parses and judges
 //! them; [`get`] does what its receiver says: [`writer`] puts symbols into the work file, [`decode`] completes
-//! the blocks; [`report`] tells people and programs. One queue, one direction.
+//! the blocks; [`report`] tells people and programs. One loop, one direction.
 
 mod cli;
 mod decode;

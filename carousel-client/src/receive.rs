@@ -1,27 +1,20 @@
-//! The receiving threads: nothing but system calls, so that a slow disk does not cost packets.
+//! The groups that are joined, their sockets, and waiting for what comes from them.
 //!
-//! A thread per group and port, for as long as something is joined there. Batches go round: from the pool to a
-//! thread, filled to the engine, and back to the pool.
+//! There is no thread for this: the kernel's receive buffer holds far more than a queue of ours could, so it is what
+//! bridges the pauses of a slow disk.
 
 use crate::ssm::{Batch, Subscription};
-use crossbeam_channel::{Receiver, Sender, unbounded};
-use std::io;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::io::{self, PipeReader, PipeWriter, Read, pipe};
 use std::net::Ipv6Addr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::AsFd;
+use std::time::Duration;
 
-/// Batches in circulation: so many, and two more for each thread. Together with the sockets' buffers this is what a
-/// stall may cost.
-const BATCHES: usize = 6;
-const BATCHES_PER_THREAD: usize = 2;
-
-/// What a receiving thread hands on.
-pub enum Arrival {
-    /// Packets. Give the batch back when it is done with.
-    Packets(Batch),
-    /// The socket failed for good.
-    Failed(io::Error),
-}
+/// After taking what was there, packets are let gather for so long: waking up costs more than several packets do.
+const GATHER_MS: u16 = 4;
+/// … unless a receive buffer is smaller than this: 4 ms at 1 Gbit/s must fit in.
+const GATHER_BUFFER: usize = 1 << 20;
 
 /// How to open sockets.
 #[derive(Debug, Clone, Copy)]
@@ -34,15 +27,13 @@ pub struct Settings {
     pub test_loss: u8,
 }
 
-/// The groups that are joined and their threads. Dropping it leaves every group, without waiting for the threads.
+/// The groups that are joined. Dropping it leaves every group.
 pub struct Reception {
-    /// What arrives.
-    pub arrivals: Receiver<Arrival>,
     settings: Settings,
-    arrived: Sender<Arrival>,
-    pool: (Sender<Batch>, Receiver<Batch>),
-    /// Index by [`Batch::place`].
     places: Vec<Place>,
+    bell: (PipeReader, PipeWriter),
+    /// Packets came when they were last asked for.
+    lively: bool,
 }
 
 /// One group and port.
@@ -53,19 +44,15 @@ struct Place {
 }
 
 struct Open {
-    subscription: Arc<Subscription>,
-    _stop: Stop,
+    subscription: Subscription,
     /// Sources joined; `None`: any.
     sources: Vec<Option<Ipv6Addr>>,
 }
 
 impl Reception {
     /// Nothing is joined yet.
-    pub fn new(settings: Settings) -> Self {
-        let (arrived, arrivals) = unbounded(); // the pool bounds it
-        let reception = Self { arrivals, settings, arrived, pool: unbounded(), places: Vec::new() };
-        reception.fill_pool(BATCHES);
-        reception
+    pub fn new(settings: Settings) -> io::Result<Self> {
+        Ok(Self { settings, places: Vec::new(), bell: pipe()?, lively: false })
     }
 
     /// Joins a source (`None`: any) of a group and port. Returns the place's number, which stays the same for ever,
@@ -83,7 +70,7 @@ impl Reception {
         });
         let mut open = match self.places[number].open.take() {
             Some(open) => open,
-            None => self.open(number)?,
+            None => Open { subscription: self.open(group, port)?, sources: Vec::new() },
         };
         let (joined, granted) = (open.subscription.join(source), open.subscription.granted);
         if joined.is_ok() {
@@ -108,76 +95,66 @@ impl Reception {
         was_joined
     }
 
-    /// Takes an empty batch back.
-    pub fn give_back(&self, batch: Batch) {
-        let _ = self.pool.0.send(batch); // the other end is here too
+    /// Places there are: numbers below this one may be given to [`Self::receive`].
+    pub fn places(&self) -> usize {
+        self.places.len()
     }
 
-    fn fill_pool(&self, batches: usize) {
-        (0..batches).for_each(|_| self.give_back(Batch::new()));
+    /// Fills a batch with what has come to a place, which may be nothing.
+    pub fn receive(&mut self, place: usize, batch: &mut Batch) -> io::Result<()> {
+        batch.clear();
+        if let Some(open) = &self.places[place].open {
+            open.subscription.receive(batch)?;
+        }
+        self.lively |= !batch.is_empty();
+        Ok(())
     }
 
-    fn open(&self, number: usize) -> io::Result<Open> {
-        let (place, settings) = (&self.places[number], self.settings);
-        let subscription = Subscription::open(place.group, place.port, settings.interface, settings.rcvbuf)?;
+    /// Whoever writes a byte into this ends [`Self::wait`].
+    pub fn bell(&self) -> io::Result<PipeWriter> {
+        self.bell.1.try_clone()
+    }
+
+    /// Waits for packets, for the bell, for a signal, or for so long. Where packets come all the time, it lets some
+    /// gather and does not look whether they did.
+    pub fn wait(&mut self, limit: Duration) -> io::Result<()> {
+        let all =
+            || self.places.iter().filter_map(|place| place.open.as_ref()).map(|open| &open.subscription);
+        let gather = self.lively && all().all(|subscription| subscription.granted >= GATHER_BUFFER);
+        let mut waiting_for = vec![PollFd::new(self.bell.0.as_fd(), PollFlags::POLLIN)];
+        if !gather {
+            waiting_for.extend(all().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)));
+        }
+        // Rounded up: rounding down would spin through the last millisecond.
+        let limit_ms = (limit.as_millis() + 1).try_into().unwrap_or(u16::MAX);
+        match poll(&mut waiting_for, PollTimeout::from(if gather { GATHER_MS } else { limit_ms })) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let rung = waiting_for[0].any().unwrap_or(false);
+        drop(waiting_for);
+        self.lively = false;
+        if rung {
+            let _ = self.bell.0.read(&mut [0; 64])?;
+        }
+        Ok(())
+    }
+
+    fn open(&self, group: Ipv6Addr, port: u16) -> io::Result<Subscription> {
+        let settings = self.settings;
+        let subscription = Subscription::open(group, port, settings.interface, settings.rcvbuf)?;
         if settings.test_loss > 0 {
             subscription.impair(settings.test_loss)?;
+        } else {
+            subscription.take_trains();
         }
-        let (subscription, stop) = (Arc::new(subscription), Arc::new(AtomicBool::new(false)));
-        let open =
-            Open { subscription: Arc::clone(&subscription), _stop: Stop(Arc::clone(&stop)), sources: vec![] };
-        let (empty, arrived) = (self.pool.1.clone(), self.arrived.clone());
-        self.fill_pool(BATCHES_PER_THREAD);
-        std::thread::spawn(move || receive(number, &subscription, &empty, &arrived, &stop));
-        Ok(open)
+        Ok(subscription)
     }
 
     /// Puts an open place back, unless nothing is joined there any more.
     fn keep(&mut self, number: usize, open: Open) {
-        if open.sources.is_empty() {
-            // Its thread takes one batch along; here goes the other.
-            drop(self.pool.1.try_recv());
-        } else {
+        if !open.sources.is_empty() {
             self.places[number].open = Some(open);
-        }
-    }
-}
-
-/// Tells a thread to end.
-struct Stop(Arc<AtomicBool>);
-
-impl Drop for Stop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// A thread that waits for an empty batch is woken when the pool goes away.
-fn receive(
-    place: usize,
-    subscription: &Subscription,
-    empty: &Receiver<Batch>,
-    arrived: &Sender<Arrival>,
-    stop: &AtomicBool,
-) {
-    while let Ok(mut batch) = empty.recv() {
-        batch.place = place;
-        batch.overflowed = 0;
-        loop {
-            if stop.load(Ordering::Relaxed) {
-                return;
-            }
-            match subscription.receive(&mut batch) {
-                Ok(true) => break,
-                Ok(false) => {}
-                Err(error) => {
-                    let _ = arrived.send(Arrival::Failed(error));
-                    return;
-                }
-            }
-        }
-        if arrived.send(Arrival::Packets(batch)).is_err() {
-            return;
         }
     }
 }

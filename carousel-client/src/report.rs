@@ -144,7 +144,7 @@ impl Report {
                 "event": "progress", "seconds": self.began.elapsed().as_secs_f64(),
                 "symbols_received": standing.symbols, "symbols_needed": standing.needed,
                 "rate": self.rate.round(), "loss": loss(standing), "seconds_left": self.left(standing),
-                "tier": standing.tier,
+                "packets_overflowed": standing.overflowed, "tier": standing.tier,
             }));
         }
         if let Some(bar) = &self.bar {
@@ -178,8 +178,15 @@ impl Report {
         (self.rate > 0.0).then(|| missing * self.packet_bits / self.rate)
     }
 
-    /// The object has its name.
-    pub fn done(&self, manifest: &Manifest, path: &Path, standing: &Standing, sources: &[Heard]) {
+    /// The object has its name. The `tail` is what that took after the last packet that was needed.
+    pub fn done(
+        &self,
+        manifest: &Manifest,
+        path: &Path,
+        standing: &Standing,
+        sources: &[Heard],
+        tail: Duration,
+    ) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
@@ -197,7 +204,7 @@ impl Report {
             emit(&json!({
                 "event": "done", "name": manifest.name, "path": path, "size": manifest.size,
                 "digest": hex(&manifest.digest), "seq": manifest.seq, "seconds": seconds,
-                "packets_received": c.received, "packets_lost": standing.lost,
+                "tail_seconds": tail.as_secs_f64(), "packets_received": c.received, "packets_lost": standing.lost,
                 "packets_duplicate": c.duplicate, "packets_rejected": c.rejected,
                 "packets_overflowed": standing.overflowed, "packets_unjudged": c.unjudged,
                 "packets_foreign": c.foreign, "packets_unknown": c.unknown,

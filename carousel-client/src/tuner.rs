@@ -50,6 +50,8 @@ pub struct Tuner {
     used: Vec<(Origin, Option<Tiers>)>,
     seed: u64,
     steps: VecDeque<Step>,
+    /// While nothing is wanted: the tier that was kept until then.
+    paused: Option<Option<usize>>,
 }
 
 impl Tuner {
@@ -61,7 +63,7 @@ impl Tuner {
         let patience = offer.tiers.iter().map(|(_, gap)| gap * 20).max().unwrap_or(0);
         let mut sources = Sources::new(wanted, patience);
         sources.handle_list(0, &offer.sources);
-        Self { offer, choice, sources, used: Vec::new(), seed, steps: VecDeque::new() }
+        Self { offer, choice, sources, used: Vec::new(), seed, steps: VecDeque::new(), paused: None }
     }
 
     /// The group of a tier.
@@ -71,12 +73,31 @@ impl Tuner {
 
     /// DNS says something new. If the tiers are others, everything begins anew.
     pub fn handle_offer(&mut self, now: u64, offer: Offer) {
+        if self.paused.is_some() {
+            self.offer = offer;
+            return;
+        }
         if offer.tiers != self.offer.tiers {
             self.sources.handle_list(now, &[]);
             self.drain(now);
         }
         self.offer = offer;
         self.sources.handle_list(now, &self.offer.sources);
+        self.drain(now);
+    }
+
+    /// Nothing is wanted any more, or something is again: then everything begins anew.
+    pub fn handle_demand(&mut self, now: u64, wanted: bool) {
+        if wanted != self.paused.is_some() {
+            return;
+        }
+        if wanted {
+            self.paused = None;
+            self.sources.handle_list(now, &self.offer.sources);
+        } else {
+            self.paused = Some(self.tier());
+            self.sources.handle_list(now, &[]);
+        }
         self.drain(now);
     }
 
@@ -100,7 +121,7 @@ impl Tuner {
 
     /// Time passes; about ten times a second, after the counts.
     pub fn handle_time(&mut self, now: u64) {
-        self.sources.handle_time(now);
+        self.sources.handle_time(now); // an empty list during a pause
         for (_, tiers) in &mut self.used {
             tiers.iter_mut().for_each(|tiers| tiers.handle_time(now));
         }
@@ -120,8 +141,11 @@ impl Tuner {
             .and_then(|(_, tiers)| Some(tiers.as_ref()?.state()))
     }
 
-    /// The highest tier that is kept of any source.
+    /// The highest tier that is kept of any source, or was when something was wanted last.
     pub fn tier(&self) -> Option<usize> {
+        if let Some(kept) = self.paused {
+            return kept;
+        }
         self.used.iter().filter_map(|(_, tiers)| tiers.as_ref()?.state().tier).max()
     }
 
@@ -164,5 +188,40 @@ impl Tuner {
         self.used.retain(|(used, _)| *used != origin);
         // Leaving what is not joined does no harm.
         self.steps.extend((0..self.offer.tiers.len()).map(|tier| Step::Leave(origin, tier)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn steps(tuner: &mut Tuner) -> Vec<(bool, usize)> {
+        std::iter::from_fn(|| tuner.poll_step())
+            .map(|step| match step {
+                Step::Join(_, tier) => (true, tier),
+                Step::Leave(_, tier) => (false, tier),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_nobody_wants_is_left_until_it_is_wanted_again() {
+        let group = Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000, 1);
+        let origin = Origin { address: Some(Ipv6Addr::LOCALHOST), port: 5004 };
+        let offer = Offer { tiers: vec![(group, 0); 2], sources: vec![(origin, 0)] };
+        let mut tuner = Tuner::new(offer.clone(), Choice::Tier(Kind::Separate, Mode::Fixed(1)), 1, 7);
+        tuner.handle_time(0);
+        assert_eq!(steps(&mut tuner), [(true, 1)]);
+        let kept = tuner.tier();
+        tuner.handle_demand(1, false);
+        assert_eq!(steps(&mut tuner), [(false, 0), (false, 1)]);
+        for second in 1..20 {
+            tuner.handle_time(second * 1_000_000_000);
+            tuner.handle_offer(second * 1_000_000_000, offer.clone());
+        }
+        assert_eq!(steps(&mut tuner), [], "a pause is not the sources' silence");
+        assert_eq!(tuner.tier(), kept);
+        tuner.handle_demand(20_000_000_000, true);
+        assert_eq!(steps(&mut tuner), [(true, 1)]);
     }
 }

@@ -114,7 +114,8 @@ impl WorkFile {
         Ok(())
     }
 
-    /// Writes what was gathered. Before a block goes to the decoder, and after every batch.
+    /// Writes what was gathered: before a block goes to the decoder, and some times a second. After it, every symbol
+    /// that was stored is in the file.
     pub fn flush(&mut self) -> Result<(), Failure> {
         if !self.run.is_empty() {
             self.file

@@ -54,6 +54,8 @@ impl PageCache {
 
     pub(super) fn insert(&mut self, page: PageNumber, leaves: &[u8]) {
         if self.owners.len() < PAGES {
+            // All at once: growing would leave holes behind.
+            self.store.reserve_exact(PAGES * self.leaves_len - self.store.len());
             self.index.insert(page, self.owners.len());
             self.owners.push(page);
             self.used.push(false);

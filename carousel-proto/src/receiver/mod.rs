@@ -115,6 +115,8 @@ struct Session {
     cache: PageCache,
     waiting: Waiting,
     remaining: u32,
+    /// Of these, the blocks that still want symbols: those not at the decoder.
+    wanting: u32,
     stored: u64,
 }
 
@@ -226,6 +228,7 @@ impl Receiver {
         } else {
             self.counters.decode_failed += 1;
             session.stored -= u64::from(block.handle_failure(job));
+            session.wanting += 1;
             *state = State::Receiving(block);
         }
     }
@@ -243,6 +246,12 @@ impl Receiver {
     /// Symbols held and symbols needed.
     pub fn progress(&self) -> (u64, u64) {
         self.session.as_ref().map_or((0, 0), |s| (s.stored, s.geometry.symbols_needed()))
+    }
+
+    /// Whether packets are of any use: not while every block is complete or at the decoder. A decoding that fails
+    /// changes that again.
+    pub fn wants_packets(&self) -> bool {
+        self.session.as_ref().is_none_or(|session| session.wanting > 0)
     }
 
     /// Why the last manifest was refused, as long as none was accepted.
@@ -478,6 +487,7 @@ impl Session {
             cache: PageCache::new(shape.leaves_len()),
             waiting: Waiting::default(),
             remaining: blocks,
+            wanting: blocks,
             stored: 0,
         })
     }
@@ -492,6 +502,7 @@ impl Session {
         {
             outputs.push_back(Output::BlockReady(block.job(sbn, expected)));
             *state = State::Decoding(block);
+            self.wanting -= 1;
         }
     }
 
@@ -517,7 +528,9 @@ pub fn place_of(geometry: &Geometry, sbn: Sbn, place: u16, content: u16) -> Plac
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bundle::{BundleHeader, Places, layout_of};
     use crate::pages::record_len;
+    use crate::schedule::{Content, Item, Order, Position, Tier};
     use crate::wire::{PREFIX_LEN, Sequence, emit_prefix};
     use minisign_verify::PublicKey;
 
@@ -571,6 +584,46 @@ mod tests {
         assert_eq!((counters.received, counters.rejected, counters.control), (2, 1, 1));
         let counted = receiver.channel_counts().next().map(|count| count.received);
         assert_eq!(counted, Some(1), "the manifest; the page was wrong");
+    }
+
+    #[test]
+    fn packets_are_wanted_until_every_block_is_at_the_decoder_and_again_after_a_failure() {
+        let envelope = Envelope::parse(&BUNDLE[record_len(1188) + 16..]).unwrap();
+        let manifest = Manifest::parse(envelope.manifest).unwrap();
+        let header = BundleHeader::parse(BUNDLE).unwrap();
+        let layout = layout_of(&header, &manifest, BUNDLE.len() as u64).unwrap();
+        let (order, places) = (Order::new(&layout, Tier::Alone).unwrap(), Places::new(&layout));
+        let key = PublicKey::decode(KEY).unwrap();
+        let mut receiver = Receiver::new(Trust::Keys(vec![key]), 0);
+        receiver.handle_packet(0, ChannelId(0), &manifest_packet(|_| ()));
+        assert!(receiver.wants_packets());
+        let mut jobs = Vec::new();
+        for position in 0..order.cycle() {
+            let item = order.item(Position(position));
+            let kind = match item {
+                Item::Manifest => Kind::Manifest,
+                Item::BlockPage(_) => Kind::BlockPage,
+                Item::Record(_, record) => match layout.record(record) {
+                    Content::HashPage(_) => Kind::HashPage,
+                    Content::Symbol(_) => Kind::Symbol,
+                },
+            };
+            let mut prefix = [0; PREFIX_LEN];
+            let sequence = Sequence(position as u32 + 1);
+            emit_prefix(&mut prefix, kind, sequence, manifest.checksum(), instance_of(envelope.manifest));
+            let record = &BUNDLE[places.item(item) as usize..][..places.record_len()];
+            receiver.handle_packet(position, ChannelId(0), &[&prefix[..], record].concat());
+            while let Some(output) = receiver.poll_output() {
+                if let Output::BlockReady(job) = output {
+                    jobs.push(job);
+                }
+            }
+            let blocks = layout.geometry().blocks() as usize;
+            assert_eq!(receiver.wants_packets(), jobs.len() < blocks, "{position}");
+        }
+        assert!(!receiver.wants_packets());
+        receiver.handle_decoded(jobs.remove(0), false, true);
+        assert!(receiver.wants_packets());
     }
 
     #[test]

@@ -231,6 +231,8 @@ impl Host {
     /// the receiver's work, and the sender's CPU time shows it.
     pub fn bill_apart(&self, interface: &str) {
         self.tool(&format!("ethtool -K {interface} gro on"));
+        // That is what brings the thread; but loss must act on packets, not on trains that were put together before.
+        self.ip(&format!("link set {interface} gro_max_size 1"));
         // The sysfs at hand shows the outer namespace's interfaces; a mount of our own shows ours.
         let script = format!("mount -t sysfs sysfs /sys && echo 1 >/sys/class/net/{interface}/threaded");
         let out = self.run(&["unshare", "-m", "sh", "-c", &script]);
