@@ -24,7 +24,7 @@ pub fn idle(bench: &Bench, bars: &mut Bars) {
         cpu.add(run, spent.cpu / spent.seconds * 100.0);
         wakes.add(run, spent.wakes / spent.seconds);
     }
-    wakes.note("98 packets a second");
+    wakes.note("83 packets a second");
     bars.table("Idling", &[cpu, wakes]);
 }
 
