@@ -26,14 +26,15 @@ pub struct Figure {
     unit: &'static str,
     bar: Bar,
     runs: Vec<f64>,
-    spoilt: usize,
+    /// What the spoilt runs measured.
+    spoilt: Vec<f64>,
     note: String,
 }
 
 impl Figure {
     /// A figure without runs.
     pub fn new(what: impl Into<String>, unit: &'static str, bar: Bar) -> Self {
-        Self { what: what.into(), unit, bar, runs: Vec::new(), spoilt: 0, note: String::new() }
+        Self { what: what.into(), unit, bar, runs: Vec::new(), spoilt: Vec::new(), note: String::new() }
     }
 
     /// The same with these runs.
@@ -42,11 +43,11 @@ impl Figure {
         self
     }
 
-    /// Adds what a run measured; a run that the machine spoilt counts as such, and its value is not used.
+    /// Adds what a run measured; a run that the machine spoilt counts as such, and its value is shown but not used.
     pub fn add(&mut self, run: Run, value: f64) {
         match run {
             Run::Clean => self.runs.push(value),
-            Run::Spoilt => self.spoilt += 1,
+            Run::Spoilt => self.spoilt.push(value),
         }
     }
 
@@ -67,10 +68,10 @@ impl Figure {
     pub fn verdict(&self) -> &'static str {
         match (self.bar, self.median()) {
             (Bar::None, Some(_)) => "",
-            (_, None) if self.spoilt > 0 => "inconclusive",
+            (_, None) if !self.spoilt.is_empty() => "inconclusive",
             (_, None) => "not measured",
             // Half of the runs were no use: what is left may be luck.
-            _ if self.spoilt > self.runs.len() => "inconclusive",
+            _ if self.spoilt.len() > self.runs.len() => "inconclusive",
             (Bar::AtMost(bar), Some(median)) if median <= bar => "met",
             (Bar::AtLeast(bar), Some(median)) if median >= bar => "met",
             _ => "**missed**",
@@ -91,9 +92,10 @@ impl Figure {
         } else {
             String::new()
         };
-        let runs = match self.spoilt {
-            0 => self.runs.len().to_string(),
-            spoilt => format!("{} + {spoilt} spoilt", self.runs.len()),
+        let spoilt: Vec<String> = self.spoilt.iter().copied().map(significant).collect();
+        let runs = match &spoilt[..] {
+            [] => self.runs.len().to_string(),
+            spoilt => format!("{}, spoilt: {}", self.runs.len(), spoilt.join(", ")),
         };
         format!(
             "| {} | {} | {range} | {runs} | {bar} | {} | {} |",
@@ -164,6 +166,9 @@ fn median(values: &[f64]) -> Option<f64> {
 
 /// Three significant digits, without an exponent.
 fn significant(value: f64) -> String {
+    if value.is_nan() {
+        return "?".into(); // a run that was spoilt before there was a value
+    }
     let digits = if value == 0.0 { 0 } else { (2 - value.abs().log10().floor() as i32).clamp(0, 9) };
     format!("{value:.*}", digits as usize)
 }

@@ -77,9 +77,9 @@ fn together(bench: &Bench, packed: &Packed, rates: &[u64], offload: bool) -> Vec
     figures.into_iter().flatten().collect()
 }
 
-/// The bar of a burst in ms of the rate: 2, or one packet.
+/// The bar of a burst in ms of the rate: 2, or one packet that follows one which was up to 1 ms late.
 fn most_burst(rate: f64) -> f64 {
-    (f64::from(MTU) * 8e3 / rate).max(2.0)
+    (f64::from(MTU) * 8e3 / rate + 1.0).max(2.0)
 }
 
 /// One run: what left on each channel, and which part of the time the server had no CPU.

@@ -37,7 +37,7 @@ pub fn measure(bench: &Bench, bars: &mut Bars) {
                     cpu.add(run, times.cpu * 1e9 / packed.size as f64);
                 }
                 Err(why) => {
-                    share.add(Run::Spoilt, 0.0);
+                    share.add(Run::Spoilt, f64::NAN);
                     share.note(why);
                 }
             }
