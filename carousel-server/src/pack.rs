@@ -21,6 +21,8 @@ use carousel_proto::schedule::{Coset, DEFAULT_ROUNDS_LOG2, Layout};
 use carousel_proto::units::{show_rate, show_size};
 use carousel_proto::wire::{HEADER_LEN, IP_UDP_LEN, RECORD_HEADER_LEN, Slot, record_header};
 use indicatif::{ProgressBar, ProgressStyle};
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -195,7 +197,7 @@ impl Writer {
             .tempfile_in(folder)
             .map_err(|e| Failure::writing(out, &e))?;
         let places = Places::new(&layout);
-        file.as_file().set_len(places.file_len()).map_err(|e| Failure::writing(out, &e))?;
+        reserve(file.as_file(), places.file_len()).map_err(|e| Failure::writing(out, &e))?;
         let record_len = record_len(layout.geometry().symbol_len());
         Ok(Self { file, layout, places, record_len })
     }
@@ -302,6 +304,16 @@ impl Writer {
 
     fn failed(&self, error: &std::io::Error) -> Failure {
         Failure::writing(self.file.path(), error)
+    }
+}
+
+/// Sets a file's length and reserves its space: a full disk shows now, and what is then written here and there lies
+/// together.
+fn reserve(file: &File, len: u64) -> std::io::Result<()> {
+    match fallocate(file, FallocateFlags::empty(), 0, len as i64) {
+        // Not every file system can reserve.
+        Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => file.set_len(len),
+        done => Ok(done?),
     }
 }
 

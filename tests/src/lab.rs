@@ -6,6 +6,7 @@
 //! it is root enough. Where even that is forbidden the test is skipped, loudly, and under `CI=true` a skip is a
 //! failure: a green run must not mean "nothing was tried".
 
+mod capture;
 mod counters;
 mod crowd;
 mod deaf;
@@ -20,6 +21,7 @@ mod switch;
 mod unbound;
 mod wire;
 
+pub use capture::{Capture, Frame};
 pub use counters::{Snmp6, Traffic, softnet_drops};
 pub use crowd::Crowd;
 pub use deaf::deafen;

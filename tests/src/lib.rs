@@ -4,6 +4,7 @@
 //! The lab panics when it cannot do what it was asked: it serves tests, and a test with half a network is worse
 //! than none. What it refuses: fixed sleeps for readiness, and anything that outlives the test process.
 
+pub mod bars;
 pub mod bins;
 pub mod deployment;
 pub mod figures;

@@ -1,14 +1,14 @@
 //! The lab proves itself: what the scenarios rely on, shown with sockets and programs of its own.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
-use carousel_tests::lab::{self, Host, Lab, Loss, Running, until};
+use carousel_tests::lab::{self, Capture, Host, Lab, Loss, Running, until};
 use carousel_tests::{bins, figures};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const GROUP: SocketAddrV6 = SocketAddrV6::new(Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000, 1), 5004, 0, 0);
 
@@ -359,5 +359,31 @@ fn an_ordinary_user_has_a_lab_too() {
     assert!(out.status.success() && text.contains("1 passed"), "{text}");
     if text.contains("SKIPPED") {
         lab::skip("an_ordinary_user_has_a_lab_too", "user namespaces are forbidden here");
+    }
+}
+
+#[test]
+fn a_capture_sees_what_leaves_for_a_group_and_when() {
+    let Some(lab) = Lab::enter("a_capture_sees_what_leaves_for_a_group_and_when") else { return };
+    let (s, c) = (lab.host("s"), lab.host("c"));
+    lab.link(&s, "eth0", "fd00:6::1/64", &c, "eth0", "fd00:6::10/64", 1500);
+    let nanos = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let socket = sender(&s, "fd00:6::1");
+    let other = s.within(|| UdpSocket::bind("[fd00:6::1]:0")).unwrap();
+    let capture = Capture::start(&s, "eth0", Vec::new(), |seen: &mut Vec<_>, frame| {
+        seen.push((frame.at, frame.len, frame.head[62]));
+    });
+    let mut times = vec![nanos()];
+    for n in 0..100 {
+        other.send_to(&[n; 200], "[fd00:6::10]:9").unwrap();
+        socket.send(&vec![n; 100 + usize::from(n)]).unwrap();
+        times.push(nanos());
+    }
+    let (seen, missed) = capture.finish();
+    socket.send(b"too late").unwrap();
+    assert_eq!((seen.len(), missed), (100, 0));
+    for (n, (at, len, byte)) in seen.into_iter().enumerate() {
+        assert_eq!((len, usize::from(byte)), (14 + 48 + 100 + n, n));
+        assert!((times[n]..=times[n + 1]).contains(&at), "packet {n}: {at} of {times:?}");
     }
 }

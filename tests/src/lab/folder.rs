@@ -43,8 +43,13 @@ impl Folder {
     /// Makes it. Panics when it cannot.
     #[allow(clippy::new_without_default)] // nobody wants a folder by default
     pub fn new() -> Self {
-        sweep(&std::env::temp_dir());
-        Self::make().unwrap_or_else(|e| panic!("no folder in {}: {e}", std::env::temp_dir().display()))
+        Self::new_in(&std::env::temp_dir())
+    }
+
+    /// The same somewhere else, for instance in memory: `/dev/shm`.
+    pub fn new_in(place: &Path) -> Self {
+        sweep(place);
+        Self::make(place).unwrap_or_else(|e| panic!("no folder in {}: {e}", place.display()))
     }
 
     /// Where it is.
@@ -52,8 +57,9 @@ impl Folder {
         &self.path
     }
 
-    fn make() -> io::Result<Self> {
+    fn make(place: &Path) -> io::Result<Self> {
         let mut janitor = Command::new("setsid")
+            .env("TMPDIR", place)
             .args(["sh", "-c", JANITOR, PREFIX])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

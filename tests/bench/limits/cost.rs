@@ -1,0 +1,117 @@
+//! What sending costs: the server that idles along, and the server at speed beside UFTP's sender.
+
+use crate::uftp::Uftp;
+use crate::{Bench, called, of_threads, watched};
+use carousel_tests::bars::{Bar, Bars, Figure};
+use carousel_tests::lab::{Host, Running};
+use carousel_tests::scene::{self, Packed};
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const GB: f64 = 1e9;
+
+/// A server at 1 Mbit/s.
+pub fn idle(bench: &Bench, bars: &mut Bars) {
+    let (s, _c) = bench.cable(false);
+    let packed = bench.pack(16 << 20);
+    let server = scene::serve(&s, &packed, "1M", &[]);
+    scene::wait_sending(&s, &server);
+    let mut cpu = Figure::new("CPU at 1 Mbit/s", "% of a core", Bar::AtMost(0.5));
+    let mut wakes = Figure::new("wake-ups at 1 Mbit/s", "/s", Bar::None);
+    for _ in 0..bench.runs {
+        let (run, spent) = watched(|| spend(&s, &server, Duration::from_secs(bench.pick(5, 3))));
+        cpu.add(run, spent.cpu / spent.seconds * 100.0);
+        wakes.add(run, spent.wakes / spent.seconds);
+    }
+    wakes.note("83 packets a second");
+    bars.table("Idling", &[cpu, wakes]);
+}
+
+/// A server at 100 Mbit/s and at 1 Gbit/s beside UFTP's sender.
+pub fn measure(bench: &Bench, bars: &mut Bars) {
+    let mut figures = Vec::new();
+    for offload in [false, true] {
+        let (s, c) = bench.cable(offload);
+        let uftp = Uftp::start(bench, bars, &s, &c);
+        for (rate, size) in [(100, bench.pick(50, 25)), (1000, bench.pick(200, 100))] {
+            let packed = bench.pack(size << 20);
+            figures.extend(at_rate(bench, &s, uftp.as_ref(), &packed, rate, called(offload)));
+        }
+    }
+    bars.table("CPU time of sending, per GB on the wire", &figures);
+}
+
+/// In turns, so that what the machine does besides hits both.
+fn at_rate(
+    bench: &Bench,
+    s: &Host,
+    uftp: Option<&Uftp>,
+    packed: &Packed,
+    mbit: i64,
+    how: &str,
+) -> Vec<Figure> {
+    let name = |what: &str| format!("{what} at {mbit} Mbit/s, {how}");
+    let mut ours = Figure::new(name("carousel-server"), "s/GB", Bar::None);
+    let mut theirs = Figure::new(name("uftp"), "s/GB", Bar::None);
+    let mut ratio = Figure::new(name("ratio"), "", Bar::AtMost(0.2));
+    let mut memory = Figure::new(name("memory beside the mapped file"), "MiB", Bar::AtMost(16.0));
+    let mut reached = Figure::new(name("rate that was reached"), "Mbit/s", Bar::None);
+    for _ in 0..bench.runs {
+        let (run, spent) = {
+            let server = scene::serve(s, packed, &format!("{mbit}M"), &[]);
+            scene::wait_sending(s, &server);
+            let result = watched(|| spend(s, &server, Duration::from_secs(bench.pick(3, 2))));
+            memory = memory.with([own_memory(&server)]);
+            result
+        };
+        ours.add(run, spent.cpu / spent.wire_bytes * GB);
+        reached.add(run, spent.wire_bytes * 8e-6 / spent.seconds);
+        match uftp.map(|uftp| uftp.send(packed, mbit * 1000)) {
+            Some(Some(sent)) => {
+                theirs.add(sent.run, sent.sender.cpu_seconds / sent.wire_bytes * GB);
+                ratio.add(run, spent.cpu / sent.sender.cpu_seconds * sent.wire_bytes / spent.wire_bytes);
+            }
+            Some(None) => theirs.note("a file did not arrive whole"),
+            None => {}
+        }
+    }
+    vec![ours, theirs, ratio, reached, memory]
+}
+
+/// What a server did in a stretch of time.
+struct Spent {
+    seconds: f64,
+    cpu: f64,
+    wakes: f64,
+    wire_bytes: f64,
+}
+
+/// Watches a server for this long.
+fn spend(s: &Host, server: &Running, time: Duration) -> Spent {
+    let wakes = || {
+        of_threads(server, "status", |text| {
+            text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse().ok()
+        })
+    };
+    let now = || (Instant::now(), server.cpu_nanos(), wakes(), s.traffic("eth0").tx_bytes);
+    let before = now();
+    thread::sleep(time); // what is measured, not a wait for anything
+    let after = now();
+    Spent {
+        seconds: (after.0 - before.0).as_secs_f64(),
+        cpu: (after.1 - before.1) as f64 / 1e9,
+        wakes: (after.2 - before.2) as f64,
+        wire_bytes: (after.3 - before.3).max(1) as f64,
+    }
+}
+
+/// In MiB, what is not a page of a file: those the kernel can drop at any time.
+fn own_memory(server: &Running) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap_or_default();
+    let kib = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim_start_matches(':').split_ascii_whitespace().next()?.parse::<f64>().ok()
+    };
+    ["RssAnon", "RssShmem"].into_iter().filter_map(kib).sum::<f64>() / 1024.0
+}
