@@ -5,6 +5,7 @@
 //! than none. What it refuses: fixed sleeps for readiness, and anything that outlives the test process.
 
 pub mod bins;
+pub mod chart;
 pub mod figures;
 pub mod forgery;
 pub mod lab;
