@@ -45,9 +45,11 @@ void send(NormInstanceHandle instance, char **words, bool loop) {
   NormSessionHandle session = open_session(instance, words, 1);
   NormSetTxRate(session, std::atof(words[3]));
   NormSetCongestionControl(session, false);
-  // The library's own guesses are for a thousand receivers half a second away.
+  // The library's own guesses are for a thousand receivers half a second away. What it measures instead includes the
+  // time that programs wait for a CPU; without an upper limit that leads to rounds of seconds.
   NormSetGroupSize(session, unsigned(std::atoi(words[4])));
-  NormSetGrttEstimate(session, 0.01);
+  NormSetGrttMax(session, 0.1);
+  NormSetGrttEstimate(session, 0.02);
   if (loop) {
     NormSetGrttProbingMode(session, NORM_PROBE_NONE);
     NormSetAutoParity(session, parity);

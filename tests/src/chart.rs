@@ -115,7 +115,7 @@ impl Lines {
     /// The file.
     pub fn svg(&self) -> String {
         let points = || self.lines.iter().flat_map(|line| &line.points);
-        let x = Range::new(self.x.scale, points().map(|point| point.0), 1.0, LEFT, RIGHT);
+        let x = Range::new(self.x.scale, points().map(|point| point.0), 1.0, LEFT, RIGHT - MARKER);
         let y = Range::new(self.y.scale, points().filter_map(|point| point.1), AIR, BOTTOM, TOP);
         let mut out = Picture::new(&self.title, &self.y, &y, self.lines.len());
         out.text(((LEFT + RIGHT) / 2.0, BOTTOM + 44.0), "text-anchor=\"middle\"", &self.x.name);
@@ -134,7 +134,11 @@ impl Lines {
             }
             for &(px, py) in &line.points {
                 match (py, line.joined) {
-                    (None, _) => out.cross((x.at(px) + 7.0 * n as f64, TOP + 8.0), line.colour),
+                    (None, _) => {
+                        // Side by side, and never in the legend.
+                        let beside = if x.at(px) > (LEFT + RIGHT) / 2.0 { -10.0 } else { 10.0 };
+                        out.cross((x.at(px) + beside * n as f64, TOP + MARKER), line.colour);
+                    }
                     (Some(py), Joined::Straight) => out.marker((x.at(px), y.at(py)), line.colour, n),
                     (Some(_), _) => {}
                 }

@@ -7,12 +7,13 @@ use crate::report::{Section, bytes, judge, median, seconds};
 use crate::tool::{Load, Setting, TIERS, Tool};
 use carousel_tests::chart::{Axis, Bar, Bars, Joined, Line, Lines};
 use carousel_tests::scene::random_moment;
+use clap::ValueEnum;
 use std::time::Duration;
 
-/// Of everything but the tiers, in bit/s.
-const RATE: f64 = 100e6;
-/// Who is not done by then will hardly be.
-const LIMIT: Duration = Duration::from_secs(90);
+/// Of everything but the tiers and the bytes by the number of receivers, in Mbit/s.
+const RATE: u32 = 100;
+/// For those: sixteen receivers share the processors of one machine, which must not be what is measured.
+const CALM: u32 = 20;
 /// Receivers in the parts that do not vary their number.
 const CROWD: usize = 8;
 /// What we must beat.
@@ -34,8 +35,16 @@ pub struct Note {
 pub type Notes = Vec<Note>;
 
 /// Does a run and writes it down.
-fn play(net: &Net, tool: Tool, setting: &Setting, joins: &[Join], case: &str, notes: &mut Notes) {
-    let outcome = run(net, tool, setting, joins, LIMIT);
+fn play(
+    net: &Net,
+    tool: Tool,
+    setting: &Setting,
+    joins: &[Join],
+    case: &str,
+    limit: Duration,
+    notes: &mut Notes,
+) {
+    let outcome = run(net, tool, setting, joins, limit);
     let (last, sent) = (seconds(outcome.last()), bytes(outcome.sent));
     let (served, all) = (outcome.served(), outcome.seconds.len());
     eprintln!("{case}: {}: {served} of {all} served in {last} s, {sent} x the file sent", tool.name());
@@ -70,15 +79,16 @@ fn served<'a>(outcomes: impl Iterator<Item = &'a Outcome> + Clone) -> String {
 
 /// Eight receivers, each with its own loss.
 pub fn loss(net: &Net, load: &Load, plan: &Plan, notes: &mut Notes) -> Section {
-    let tools = [Tool::Carousel, Tool::Uftp, Tool::Udpcast, Tool::Norm, Tool::NormLoop, Tool::Uncoded];
+    let tools =
+        plan.of(&[Tool::Carousel, Tool::Uftp, Tool::Udpcast, Tool::Norm, Tool::NormLoop, Tool::Uncoded]);
     let case = |percent: u32| format!("loss {percent} %");
     for round in 0..plan.rounds {
         for &percent in plan.losses {
             net.lose(percent * 10);
-            for tool in tools {
+            for &tool in &tools {
                 if round == 0 || tool == Tool::Carousel || RIVALS.contains(&tool) {
-                    let setting = Setting { load, receivers: CROWD, tiers: false };
-                    play(net, tool, &setting, &together(tool, CROWD), &case(percent), notes);
+                    let setting = Setting { load, receivers: CROWD, rate: RATE, tiers: false };
+                    play(net, tool, &setting, &together(tool, CROWD), &case(percent), plan.limit, notes);
                 }
             }
         }
@@ -116,7 +126,7 @@ pub fn loss(net: &Net, load: &Load, plan: &Plan, notes: &mut Notes) -> Section {
     );
     for &percent in plan.losses {
         let share = 1.0 - f64::from(percent) / 100.0;
-        for tool in tools {
+        for &tool in &tools {
             let name = case(percent);
             let outcomes = of(notes, &name, tool);
             let times = outcomes.clone().filter_map(Outcome::last);
@@ -159,15 +169,15 @@ pub fn loss(net: &Net, load: &Load, plan: &Plan, notes: &mut Notes) -> Section {
 
     let lines = |value: &dyn Fn(u32, Tool) -> Option<f64>| -> Vec<Line> {
         let points = |tool| plan.losses.iter().map(|&p| (f64::from(p), value(p, tool))).collect();
-        let line = |tool: Tool| Line {
+        let line = |&tool: &Tool| Line {
             name: tool.name().to_owned(),
             colour: tool.colour(),
             joined: Joined::Straight,
             points: points(tool),
         };
-        tools.map(line).into()
+        tools.iter().map(line).collect()
     };
-    let ideal = load.packet_bytes() * 8.0 / RATE;
+    let ideal = load.packet_bytes() * 8.0 / (f64::from(RATE) * 1e6);
     let computed = |least: f64| Line {
         name: "a perfect code".to_owned(),
         colour: "#888888",
@@ -197,14 +207,16 @@ fn cdf(notes: &Notes, tools: &[Tool], plan: &Plan) -> String {
     // 10 % where that is measured.
     let percent = plan.losses.iter().copied().find(|percent| *percent >= 10).unwrap_or(0);
     let case = format!("loss {percent} %");
+    let times = |tool| of(notes, &case, tool).flat_map(|outcome| outcome.seconds.iter().flatten().copied());
+    let end = tools.iter().flat_map(|tool| times(*tool)).fold(0.0, f64::max) * 1.03;
     let line = |&tool: &Tool| {
-        let outcomes = of(notes, &case, tool);
-        let all = outcomes.clone().map(|outcome| outcome.seconds.len()).sum::<usize>().max(1) as f64;
-        let mut times: Vec<f64> =
-            outcomes.flat_map(|outcome| outcome.seconds.iter().flatten().copied()).collect();
-        times.sort_by(f64::total_cmp);
-        let steps = (1..).zip(&times).map(|(n, &time)| (time, Some(f64::from(n) / all * 100.0)));
-        let points = std::iter::once((0.0, Some(0.0))).chain(steps).collect();
+        let all = of(notes, &case, tool).map(|outcome| outcome.seconds.len()).sum::<usize>().max(1) as f64;
+        let share = |done: usize| Some(done as f64 / all * 100.0);
+        let mut done: Vec<f64> = times(tool).collect();
+        done.sort_by(f64::total_cmp);
+        let mut points = vec![(0.0, share(0))];
+        points.extend((1..).zip(&done).map(|(n, &time)| (time, share(n))));
+        points.push((end, share(done.len())));
         Line { name: tool.name().to_owned(), colour: tool.colour(), joined: Joined::Steps, points }
     };
     Lines {
@@ -237,20 +249,20 @@ fn processors(
 
 /// A receiver that comes late. The others' senders find one waiting, as they want; the late one is the second.
 pub fn late(net: &Net, load: &Load, plan: &Plan, notes: &mut Notes) -> Section {
-    let tools = [Tool::Carousel, Tool::NormLoop, Tool::Norm, Tool::Uftp, Tool::Udpcast];
+    let tools = plan.of(&[Tool::Carousel, Tool::NormLoop, Tool::Norm, Tool::Uftp, Tool::Udpcast]);
     let losses = [0, 10];
     let case = |percent: u32| format!("late {percent} %");
     for round in 0..plan.rounds {
         for percent in losses {
             net.lose(percent * 10);
-            for tool in tools.into_iter().filter(|tool| round == 0 || *tool == Tool::Carousel) {
+            for &tool in tools.iter().filter(|tool| round == 0 || **tool == Tool::Carousel) {
                 let joins = match tool {
                     Tool::Carousel | Tool::NormLoop => vec![Join::After(any_time())],
                     _ => vec![Join::Before, Join::After(1.0 / 3.0)],
                 };
                 // Its own receivers it waits for, but not for the late one.
-                let setting = Setting { load, receivers: 1, tiers: false };
-                play(net, tool, &setting, &joins, &case(percent), notes);
+                let setting = Setting { load, receivers: 1, rate: RATE, tiers: false };
+                play(net, tool, &setting, &joins, &case(percent), plan.limit, notes);
             }
         }
     }
@@ -261,13 +273,15 @@ pub fn late(net: &Net, load: &Load, plan: &Plan, notes: &mut Notes) -> Section {
          third of the file is sent. Ideal: the packets that the file needs, at 100 Mbit/s, over (1-p). The bar is 1.05.",
         &["loss", "tool", "runs", "late ones served", "time, s", "of the ideal", "verdict"],
     );
-    let ideal = |percent: u32| load.packet_bytes() * 8.0 / RATE / (1.0 - f64::from(percent) / 100.0);
+    let ideal = |percent: u32| {
+        load.packet_bytes() * 8.0 / (f64::from(RATE) * 1e6) / (1.0 - f64::from(percent) / 100.0)
+    };
     let late_one = |outcome: &Outcome| outcome.seconds.last().copied().flatten();
     let over = |percent, tool| {
         median(of(notes, &case(percent), tool).map(late_one)).map(|time| time / ideal(percent))
     };
     for percent in losses {
-        for tool in tools {
+        for &tool in &tools {
             let name = case(percent);
             let outcomes = of(notes, &name, tool);
             let (all, got) = (outcomes.clone().count(), outcomes.clone().filter_map(late_one).count());
@@ -287,7 +301,7 @@ pub fn late(net: &Net, load: &Load, plan: &Plan, notes: &mut Notes) -> Section {
             ]);
         }
     }
-    let bar = |tool: Tool| Bar {
+    let bar = |&tool: &Tool| Bar {
         name: tool.name().to_owned(),
         colour: tool.colour(),
         values: losses.map(|percent| over(percent, tool)).into(),
@@ -296,7 +310,7 @@ pub fn late(net: &Net, load: &Load, plan: &Plan, notes: &mut Notes) -> Section {
         title: "A receiver that comes late".to_owned(),
         groups: losses.map(|percent| format!("{percent} % loss")).into(),
         y: Axis::linear("its time / ideal"),
-        bars: tools.map(bar).into(),
+        bars: tools.iter().map(bar).collect(),
     };
     section.chart("late", chart.svg());
     section
@@ -304,15 +318,15 @@ pub fn late(net: &Net, load: &Load, plan: &Plan, notes: &mut Notes) -> Section {
 
 /// A receiver behind a slow link beside a fast one, and the fast one alone.
 pub fn slow(net: &Net, load: &Load, plan: &Plan, notes: &mut Notes) -> Section {
-    let tools = [Tool::Carousel, Tool::Uftp, Tool::Udpcast, Tool::Norm];
+    let tools = plan.of(&[Tool::Carousel, Tool::Uftp, Tool::Udpcast, Tool::Norm]);
     let (alone, beside) = ("fast alone", "fast and slow");
     net.lose(0);
     net.slow_down(1, SLOW);
     for round in 0..plan.rounds {
-        for tool in tools.into_iter().filter(|tool| round == 0 || *tool == Tool::Carousel) {
+        for &tool in tools.iter().filter(|tool| round == 0 || **tool == Tool::Carousel) {
             for (case, receivers) in [(alone, 1), (beside, 2)] {
-                let setting = Setting { load, receivers, tiers: true };
-                play(net, tool, &setting, &together(tool, receivers), case, notes);
+                let setting = Setting { load, receivers, rate: RATE, tiers: true };
+                play(net, tool, &setting, &together(tool, receivers), case, plan.limit, notes);
             }
         }
     }
@@ -343,7 +357,7 @@ pub fn slow(net: &Net, load: &Load, plan: &Plan, notes: &mut Notes) -> Section {
         |case, tool| median(of(notes, case, tool).map(|outcome| outcome.seconds.first().copied().flatten()));
     let slow =
         |tool| median(of(notes, beside, tool).map(|outcome| outcome.seconds.get(1).copied().flatten()));
-    for tool in tools {
+    for &tool in &tools {
         let ratio = fast(alone, tool).and_then(|alone| Some(fast(beside, tool)? / alone));
         let well = ratio.is_some_and(|ratio| ratio <= 1.01) && slow(tool).is_some();
         section.row(&[
@@ -357,7 +371,7 @@ pub fn slow(net: &Net, load: &Load, plan: &Plan, notes: &mut Notes) -> Section {
             &if tool == Tool::Carousel { judge(well, "") } else { String::new() },
         ]);
     }
-    let bar = |tool: Tool| Bar {
+    let bar = |&tool: &Tool| Bar {
         name: tool.name().to_owned(),
         colour: tool.colour(),
         values: vec![fast(alone, tool), fast(beside, tool), slow(tool)],
@@ -366,7 +380,7 @@ pub fn slow(net: &Net, load: &Load, plan: &Plan, notes: &mut Notes) -> Section {
         title: "A slow receiver (19 Mbit/s) beside a fast one".to_owned(),
         groups: ["the fast one alone", "the fast one beside it", "the slow one"].map(str::to_owned).into(),
         y: Axis::linear("seconds"),
-        bars: tools.map(bar).into(),
+        bars: tools.iter().map(bar).collect(),
     };
     section.chart("slow", chart.svg());
     section
@@ -374,16 +388,14 @@ pub fn slow(net: &Net, load: &Load, plan: &Plan, notes: &mut Notes) -> Section {
 
 /// What more receivers cost.
 pub fn receivers(net: &Net, load: &Load, plan: &Plan, notes: &mut Notes) -> Section {
-    let tools = Tool::ALL;
+    let tools = plan.of(Tool::value_variants());
     let case = |n: usize| format!("{n} receivers");
     net.lose(50);
-    // What is counted is bytes, which do not depend on the machine: more than two rounds tell nothing new.
-    for _ in 0..plan.rounds.min(2) {
-        for &n in plan.receivers {
-            for tool in tools {
-                let setting = Setting { load, receivers: n, tiers: false };
-                play(net, tool, &setting, &together(tool, n), &case(n), notes);
-            }
+    // What is counted is bytes, which do not depend on the machine: one round tells all.
+    for &n in plan.receivers {
+        for &tool in &tools {
+            let setting = Setting { load, receivers: n, rate: CALM, tiers: false };
+            play(net, tool, &setting, &together(tool, n), &case(n), plan.limit, notes);
         }
     }
 
@@ -394,14 +406,14 @@ pub fn receivers(net: &Net, load: &Load, plan: &Plan, notes: &mut Notes) -> Sect
     let mut section = Section::new(
         "Receivers",
         &format!(
-            "A file of {:.0} MiB at 5 % loss: bytes on the sender's wire until the last receiver has it, for each byte of the \
+            "A file of {:.0} MiB at {CALM} Mbit/s and 5 % loss: bytes on the sender's wire until the last receiver has it, for each byte of the \
              file. The bar: with the most receivers no more than 1.05 times what one needs.",
             load.size() / f64::from(1 << 20)
         ),
         &columns,
     );
     let sent = |n, tool| median(of(notes, &case(n), tool).map(|outcome| outcome.sent));
-    for tool in tools {
+    for &tool in &tools {
         let values: Vec<Option<f64>> = plan.receivers.iter().map(|&n| sent(n, tool)).collect();
         let growth = values.last().copied().flatten().zip(values.first().copied().flatten());
         let growth = growth.map(|(most, one)| most / one);
@@ -414,7 +426,7 @@ pub fn receivers(net: &Net, load: &Load, plan: &Plan, notes: &mut Notes) -> Sect
         });
         section.row(&cells.iter().map(String::as_str).collect::<Vec<_>>());
     }
-    let line = |tool: Tool| Line {
+    let line = |&tool: &Tool| Line {
         name: tool.name().to_owned(),
         colour: tool.colour(),
         joined: Joined::Straight,
@@ -424,7 +436,7 @@ pub fn receivers(net: &Net, load: &Load, plan: &Plan, notes: &mut Notes) -> Sect
         title: "What the sender sends, 5 % loss".to_owned(),
         x: Axis::doubling("receivers"),
         y: Axis::doubling("bytes on the sender's wire / file"),
-        lines: tools.map(line).into(),
+        lines: tools.iter().map(line).collect(),
     };
     section.chart("receivers", chart.svg());
     section

@@ -14,8 +14,8 @@ use clap::{Parser, ValueEnum};
 use net::Net;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
-use tool::Load;
+use std::time::{Duration, Instant};
+use tool::{Load, Tool};
 
 #[derive(Parser)]
 #[command(about = "Carousel beside UFTP, UDPcast, NORM, an uncoded loop and unicast")]
@@ -23,7 +23,10 @@ struct Options {
     /// Only this; may be repeated.
     #[arg(long)]
     only: Vec<Part>,
-    /// Size of the file in MiB; for some parts a quarter of it is enough.
+    /// Only with this contender; may be repeated.
+    #[arg(long)]
+    tool: Vec<Tool>,
+    /// Size of the file in MiB; some parts take a quarter or a tenth of it.
     #[arg(long, default_value_t = 100)]
     mebibytes: u64,
     /// Rounds, of which the medians are taken. What takes long and changes little has one.
@@ -33,7 +36,7 @@ struct Options {
     #[arg(long)]
     quick: bool,
     /// Keep tables and charts beside the benchmark.
-    #[arg(long, conflicts_with_all = ["only", "quick"])]
+    #[arg(long, conflicts_with_all = ["only", "tool", "quick"])]
     record: bool,
     /// Cargo says so.
     #[arg(long, hide = true)]
@@ -56,9 +59,19 @@ enum Part {
 /// How much of everything.
 struct Plan {
     rounds: u32,
+    tools: Vec<Tool>,
     /// In per cent.
     losses: &'static [u32],
     receivers: &'static [usize],
+    /// Who is not done by then will hardly be.
+    limit: Duration,
+}
+
+impl Plan {
+    /// Those of them that take part.
+    fn of(&self, tools: &[Tool]) -> Vec<Tool> {
+        tools.iter().copied().filter(|tool| self.tools.contains(tool)).collect()
+    }
 }
 
 fn main() {
@@ -67,13 +80,18 @@ fn main() {
     let began = Instant::now();
     compile_norm(&lab);
     let net = Net::new(lab);
-    let (plan, size) = if options.quick {
-        (Plan { rounds: 1, losses: &[0, 5, 20], receivers: &[1, 4, 16] }, 16 << 20)
+    let tools = if options.tool.is_empty() { Tool::value_variants().to_vec() } else { options.tool.clone() };
+    let (rounds, losses, receivers, seconds, mebibytes): (u32, &[u32], &[usize], u64, u64) = if options.quick
+    {
+        (1, &[0, 5, 20], &[1, 4, 16], 15, 16)
     } else {
-        let plan = Plan { rounds: options.runs, losses: &[0, 1, 5, 10, 20], receivers: &[1, 2, 4, 8, 16] };
-        (plan, options.mebibytes << 20)
+        (options.runs, &[0, 1, 5, 10, 20], &[1, 2, 4, 8, 16], 90, options.mebibytes)
     };
-    let (large, small) = (Load::new(&net, "large", size), Load::new(&net, "small", size / 4));
+    let plan = Plan { rounds, tools, losses, receivers, limit: Duration::from_secs(seconds) };
+    let size = mebibytes << 20;
+    let large = Load::new(&net, "large", size);
+    // What must run at a slow rate, too, has a smaller file.
+    let (medium, small) = (Load::new(&net, "medium", size / 4), Load::new(&net, "small", size / 10));
 
     let wanted = |part| options.only.is_empty() || options.only.contains(&part);
     let (mut notes, mut sections) = (Vec::new(), Vec::new());
@@ -84,7 +102,7 @@ fn main() {
         sections.push(contest::late(&net, &large, &plan, &mut notes));
     }
     if wanted(Part::Slow) {
-        sections.push(contest::slow(&net, &small, &plan, &mut notes));
+        sections.push(contest::slow(&net, &medium, &plan, &mut notes));
     }
     if wanted(Part::Receivers) {
         sections.push(contest::receivers(&net, &small, &plan, &mut notes));

@@ -67,7 +67,7 @@ pub fn run(net: &Net, tool: Tool, setting: &Setting, joins: &[Join], limit: Dura
     let bytes = || net.s.traffic("eth0").tx_bytes;
     let (base, mut began) = (bytes(), SystemTime::now());
     let sender = tool.send(net, setting);
-    let mut cpu_before = 0.0;
+    let (mut cpu_before, mut sent_before) = (0.0, 0);
     if tool.is_server() {
         tool.wait_serving(net, &sender);
     }
@@ -82,7 +82,8 @@ pub fn run(net: &Net, tool: Tool, setting: &Setting, joins: &[Join], limit: Dura
             if receivers[n].is_none() && matches!(join, Join::After(share) if due(*share)) {
                 if receivers.iter().all(Option::is_none) {
                     // A server was there before: what it did until now is nobody's.
-                    (began, cpu_before) = (SystemTime::now(), cpu(&sender));
+                    (began, cpu_before, sent_before) =
+                        (SystemTime::now(), sender.cpu_nanos() as f64 / 1e9, sent);
                 }
                 receivers[n] = Some(tool.receive(net, setting, n, &dir));
             }
@@ -105,16 +106,14 @@ pub fn run(net: &Net, tool: Tool, setting: &Setting, joins: &[Join], limit: Dura
     }
 
     let gave_up = sender.wait(Duration::ZERO).map(|exit| exit.code());
-    let sender_cpu = cpu(&sender) - cpu_before;
     sender.kill(Signal::SIGKILL);
+    let sender_cpu = cpu(&sender) - cpu_before;
     let receivers: Vec<Receiver> = receivers.into_iter().flatten().collect();
-    let mut receiver_cpu = 0.0;
-    for receiver in &receivers {
-        receiver.running.kill(Signal::SIGTERM);
-        receiver_cpu += match receiver.running.wait(Duration::from_secs(2)) {
-            Some(exit) => exit.cpu_seconds,
-            None => cpu(&receiver.running),
-        };
+    receivers.iter().for_each(|receiver| receiver.running.kill(Signal::SIGTERM));
+    let receiver_cpu: f64 = receivers.iter().map(|receiver| cpu(&receiver.running)).sum();
+    if let Some(n) = receivers.iter().position(|receiver| receiver.whole_since(setting.load).is_none()) {
+        eprintln!("the sender said: {}", last_words(&sender));
+        eprintln!("receiver {n} said: {}", last_words(&receivers[n].running));
     }
     let whole: Vec<_> =
         receivers.iter().map(|r| (r.started.max(began), r.whole_since(setting.load))).collect();
@@ -124,7 +123,7 @@ pub fn run(net: &Net, tool: Tool, setting: &Setting, joins: &[Join], limit: Dura
     let last = whole.iter().map(|(_, to)| *to).try_fold(began, |last, to| Some(last.max(to?)));
     let sent = last
         .filter(|_| receivers.len() == joins.len())
-        .map(|last| (sent_by(&course, last) - sent_by(&course, began)) / size);
+        .map(|last| (sent_by(&course, last) - sent_before as f64) / size);
     let outcome = Outcome {
         gave_up: gave_up.filter(|_| sent.is_none()),
         seconds,
@@ -137,12 +136,16 @@ pub fn run(net: &Net, tool: Tool, setting: &Setting, joins: &[Join], limit: Dura
     outcome
 }
 
-/// CPU seconds of a program so far, or in all.
+/// The end of what a program said, on one line; some of them rewrite theirs for ever.
+fn last_words(program: &Running) -> String {
+    let said = format!("{} {}", program.stdout(), program.stderr());
+    let words: Vec<&str> = said.split_ascii_whitespace().collect();
+    words[words.len().saturating_sub(60)..].join(" ")
+}
+
+/// CPU seconds of a program that has ended or is about to.
 fn cpu(program: &Running) -> f64 {
-    match program.wait(Duration::ZERO) {
-        Some(exit) => exit.cpu_seconds,
-        None => program.cpu_nanos() as f64 / 1e9,
-    }
+    program.wait(Duration::from_secs(2)).map_or_else(|| program.cpu_seconds(), |exit| exit.cpu_seconds)
 }
 
 /// What had been sent by a moment, between two looks in proportion.

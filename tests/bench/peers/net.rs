@@ -30,11 +30,11 @@ impl Net {
     pub fn new(lab: Lab) -> Self {
         let crowd = lab.crowd(&format!("{SOURCE}/64"), RECEIVERS, MTU);
         let s = crowd.server.clone();
-        s.tool(&format!("ip addr add {SENDER}/16 dev eth0"));
+        s.tool(&format!("ip addr add {SENDER}/16 brd + dev eth0"));
         s.limit("eth0", LINK, QUEUE);
         let r = crowd.members.clone();
         for (n, host) in (1..).zip(&r) {
-            host.tool(&format!("ip addr add 10.6.1.{n}/16 dev eth0"));
+            host.tool(&format!("ip addr add 10.6.1.{n}/16 brd + dev eth0"));
             // Loss must act on packets of TCP as they are on a wire.
             offload(crowd.switch.host(), &format!("p{n}"), "tso", false);
         }

@@ -4,6 +4,7 @@ use crate::net::{Net, SENDER};
 use carousel_tests::lab::{Host, Running, until};
 use carousel_tests::scene::{self, Packed, SOURCE, args};
 use carousel_tests::{bins, object};
+use clap::ValueEnum;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ pub const TIERS: [&str; 2] = ["16M", "80M"];
 const BUFFER: &str = "4194304";
 
 /// A way to bring a file to many.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Tool {
     /// What all this is about.
     Carousel,
@@ -49,7 +50,9 @@ pub struct Setting<'a> {
     pub load: &'a Load,
     /// How many receive it.
     pub receivers: usize,
-    /// Ours only: the first receiver takes the upper tier, the others the lower one.
+    /// Told to the sender, in Mbit/s.
+    pub rate: u32,
+    /// Ours only, instead of the rate: the first receiver takes the upper tier, the others the lower one.
     pub tiers: bool,
 }
 
@@ -92,10 +95,6 @@ impl Load {
 }
 
 impl Tool {
-    /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Carousel, Self::Uftp, Self::Udpcast, Self::Norm, Self::NormLoop, Self::Uncoded, Self::Unicast];
-
     /// For people.
     pub fn name(self) -> &'static str {
         match self {
@@ -129,28 +128,33 @@ impl Tool {
 
     /// Starts the sender.
     pub fn send(self, net: &Net, setting: &Setting) -> Running {
-        let (file, n) = (&setting.load.packed.object, setting.receivers.to_string());
+        let (file, rate, receivers) = (&setting.load.packed.object, setting.rate, setting.receivers);
         let line = match self {
             Self::Carousel if setting.tiers => {
                 let upper = format!("{UPPER_GROUP}@{}", TIERS[1]);
                 scene::serve_line(&setting.load.packed, TIERS[0], &["--group", &upper])
             }
-            Self::Carousel => scene::serve_line(&setting.load.packed, "100M", &[]),
-            Self::Uncoded => scene::serve_line(&setting.load.uncoded, "100M", &[]),
+            Self::Carousel => scene::serve_line(&setting.load.packed, &format!("{rate}M"), &[]),
+            Self::Uncoded => scene::serve_line(&setting.load.uncoded, &format!("{rate}M"), &[]),
             Self::Uftp => {
-                let line =
-                    "uftp -B BUFFER -I eth0 -M 230.4.4.1 -P 230.5.5.7 -U 0x00000002 -R 100000 -r 0.1:0.01:15";
-                words(&line.replace("BUFFER", BUFFER), file)
+                let line = format!(
+                    "uftp -B {BUFFER} -I eth0 -M 230.4.4.1 -P 230.5.5.7 -U 0x00000002 -R {rate}000 -r 0.1:0.01:15"
+                );
+                words(&line, file)
             }
             Self::Udpcast => {
-                let line = "udp-sender --interface eth0 --nokbd --nopointopoint --full-duplex --max-bitrate 100m \
-                            --mcast-data-address 239.9.9.9 --min-receivers N --min-wait 2 --rexmit-hello-interval 500 --file";
-                words(&line.replace(" N ", &format!(" {n} ")), file)
+                let line = format!(
+                    "udp-sender --interface eth0 --nokbd --nopointopoint --full-duplex --max-bitrate {rate}m \
+                     --mcast-data-address 239.9.9.9 --min-receivers {receivers} --min-wait 2 \
+                     --rexmit-hello-interval 500 --file"
+                );
+                words(&line, file)
             }
             Self::Norm | Self::NormLoop => {
                 let what = if self == Self::Norm { "send" } else { "loop" };
                 let norm = net.lab.file("norm");
-                args(&[&norm, &what, &"239.7.7.7", &"6003", &"eth0", &"100e6", &n, file])
+                let (rate, receivers) = (format!("{rate}e6"), receivers.to_string());
+                args(&[&norm, &what, &"239.7.7.7", &"6003", &"eth0", &rate, &receivers, file])
             }
             Self::Unicast => words("nginx -e stderr -c", &nginx_conf(file)),
         };
