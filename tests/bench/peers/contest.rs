@@ -108,7 +108,7 @@ pub fn loss(net: &Net, load: &Load, plan: &Plan, notes: &mut Notes) -> Section {
         &format!(
             "A file of {:.0} MiB to {CROWD} receivers at 100 Mbit/s, each losing packets on its own. Time: until the last \
              of them has the file. Sent: bytes on the sender's wire until then, Ethernet headers included, for each byte \
-             of the file. Bars for the bytes: 1.10 without loss, else 1.06/(1-p).",
+             of the file. Datagrams that found the buffer of a receiver full were lost for want of CPU. Bars for the bytes: 1.10 without loss, else 1.06/(1-p).",
             load.size() / f64::from(1 << 20)
         ),
         &[
@@ -121,6 +121,7 @@ pub fn loss(net: &Net, load: &Load, plan: &Plan, notes: &mut Notes) -> Section {
             "sent",
             "CPU s/GB, sender",
             "receiver",
+            "found buffers full",
             "verdict",
         ],
     );
@@ -131,6 +132,7 @@ pub fn loss(net: &Net, load: &Load, plan: &Plan, notes: &mut Notes) -> Section {
             let outcomes = of(notes, &name, tool);
             let times = outcomes.clone().filter_map(Outcome::last);
             let (low, high) = times.fold((f64::INFINITY, 0.0), |(l, h), t| (f64::min(l, t), f64::max(h, t)));
+            let overflowed: u64 = outcomes.clone().map(|outcome| outcome.overflowed).sum();
             let verdict = if tool == Tool::Carousel {
                 let bar = if percent == 0 { 1.10 } else { 1.06 / share };
                 let mine = |of: &dyn Fn(u32, Tool) -> Option<f64>| of(percent, tool).unwrap_or(f64::INFINITY);
@@ -162,6 +164,7 @@ pub fn loss(net: &Net, load: &Load, plan: &Plan, notes: &mut Notes) -> Section {
                 &bytes(sent(percent, tool)),
                 &seconds(sender_cpu(percent, tool)),
                 &seconds(receiver_cpu(percent, tool)),
+                &overflowed.to_string(),
                 &verdict,
             ]);
         }

@@ -2,7 +2,7 @@
 
 use crate::net::Net;
 use crate::tool::{Receiver, Setting, Tool};
-use carousel_tests::lab::Running;
+use carousel_tests::lab::{Host, Running};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::thread;
@@ -35,6 +35,8 @@ pub struct Outcome {
     pub sender_cpu: f64,
     /// CPU seconds of a receiver, on average.
     pub receiver_cpu: f64,
+    /// Datagrams that found a receiver's buffer full: the machine's loss, not the network's.
+    pub overflowed: u64,
     /// The exit code of a sender that ended by itself although somebody was still waiting.
     pub gave_up: Option<i32>,
 }
@@ -64,6 +66,8 @@ pub fn run(net: &Net, tool: Tool, setting: &Setting, joins: &[Join], limit: Dura
         }
     }
 
+    let full = || net.r[..joins.len()].iter().map(overflowed).sum::<u64>();
+    let full_before = full();
     let bytes = || net.s.traffic("eth0").tx_bytes;
     let (base, mut began) = (bytes(), SystemTime::now());
     let sender = tool.send(net, setting);
@@ -120,11 +124,18 @@ pub fn run(net: &Net, tool: Tool, setting: &Setting, joins: &[Join], limit: Dura
     let mut seconds: Vec<Option<f64>> =
         whole.iter().map(|(from, to)| Some(to.as_ref()?.duration_since(*from).ok()?.as_secs_f64())).collect();
     seconds.resize(joins.len(), None);
-    let last = whole.iter().map(|(_, to)| *to).try_fold(began, |last, to| Some(last.max(to?)));
-    let sent = last
-        .filter(|_| receivers.len() == joins.len())
-        .map(|last| (sent_by(&course, last) - sent_before as f64) / size);
+    // A sender that repeats itself serves each receiver from its own start on: they are started one after the other, and
+    // the milliseconds between them are ours. The others' time begins for all at once.
+    let repeats = tool.is_server() && tool != Tool::Unicast;
+    let needed = |(from, to): &(SystemTime, Option<SystemTime>)| {
+        let before = if repeats { sent_by(&course, *from) } else { sent_before as f64 };
+        Some((sent_by(&course, (*to)?) - before) / size)
+    };
+    let needed: Vec<_> = whole.iter().map(needed).collect();
+    let sent = needed.iter().try_fold(0.0, |most, needed| Some(f64::max(most, (*needed)?)));
+    let sent = sent.filter(|_| receivers.len() == joins.len());
     let outcome = Outcome {
+        overflowed: full() - full_before,
         gave_up: gave_up.filter(|_| sent.is_none()),
         seconds,
         sent,
@@ -134,6 +145,17 @@ pub fn run(net: &Net, tool: Tool, setting: &Setting, joins: &[Join], limit: Dura
     drop((sender, receivers));
     let _ = fs::remove_dir_all(&dir);
     outcome
+}
+
+/// Datagrams that ever found a buffer of this host full, of both versions of IP.
+fn overflowed(host: &Host) -> u64 {
+    let table = host.within(|| fs::read_to_string("/proc/thread-self/net/snmp")).unwrap_or_default();
+    let mut lines = table.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (names, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let mut pairs = names.split(' ').zip(values.split(' '));
+    let old =
+        pairs.find(|(name, _)| *name == "RcvbufErrors").and_then(|(_, value)| value.parse::<u64>().ok());
+    host.snmp6().buffer_losses() + old.unwrap_or(0)
 }
 
 /// The end of what a program said, on one line; some of them rewrite theirs for ever.

@@ -110,17 +110,19 @@ fn save(path: &PathBuf, text: &str) {
 /// Every run, one a line.
 fn runs(notes: &[Note]) -> String {
     let mut text =
-        "case,tool,sent,sender CPU s,receiver CPU s,exit code,seconds of each receiver\n".to_owned();
+        "case,tool,sent,sender CPU s,receiver CPU s,overflowed,exit code,seconds of each receiver\n"
+            .to_owned();
     for Note { case, tool, outcome } in notes {
         let each: Vec<String> = outcome.seconds.iter().map(|time| seconds(*time)).collect();
         let code = outcome.gave_up.map_or(String::new(), |code| code.to_string());
         let _ = writeln!(
             text,
-            "{case},\"{}\",{},{:.3},{:.3},{code},{}",
+            "{case},\"{}\",{},{:.3},{:.3},{},{code},{}",
             tool.name(),
             bytes(outcome.sent),
             outcome.sender_cpu,
             outcome.receiver_cpu,
+            outcome.overflowed,
             each.join(" ")
         );
     }
