@@ -143,7 +143,7 @@ pub fn loss(net: &Net, load: &Load, plan: &Plan, notes: &mut Notes) -> Section {
                 };
                 let word = |what: &str, by: &[&str]| match by {
                     [] => judge(true, what),
-                    _ => judge(false, &format!("{what}: {} is not beaten", by.join(", "))),
+                    _ => judge(false, &format!("{what}: not better than {}", by.join(", "))),
                 };
                 format!(
                     "{}; {}; {}",

@@ -83,7 +83,7 @@ fn main() {
     let tools = if options.tool.is_empty() { Tool::value_variants().to_vec() } else { options.tool.clone() };
     let (rounds, losses, receivers, seconds, mebibytes): (u32, &[u32], &[usize], u64, u64) = if options.quick
     {
-        (1, &[0, 5, 20], &[1, 4, 16], 15, 16)
+        (1, &[0, 10], &[1, 4, 16], 15, 16)
     } else {
         (options.runs, &[0, 1, 5, 10, 20], &[1, 2, 4, 8, 16], 90, options.mebibytes)
     };
