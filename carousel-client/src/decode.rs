@@ -70,10 +70,6 @@ fn is_small(geometry: &Geometry) -> bool {
     geometry.block_log2() <= SMALL_BLOCK_LOG2
 }
 
-fn is_small(geometry: &Geometry) -> bool {
-    geometry.block_log2() <= SMALL_BLOCK_LOG2
-}
-
 struct Decoder {
     file: Arc<File>,
     geometry: Geometry,

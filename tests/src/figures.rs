@@ -66,7 +66,7 @@ fn title(exe: &Path) -> String {
 }
 
 /// The folder of the file: the target folder.
-pub(crate) fn folder() -> PathBuf {
+pub fn folder() -> PathBuf {
     target(&std::env::current_exe().unwrap_or_default()).to_owned()
 }
 
@@ -76,10 +76,18 @@ fn target(exe: &Path) -> &Path {
     profile.and_then(Path::parent).unwrap_or(Path::new("."))
 }
 
-/// When, where and what was measured.
+/// The head of the file.
 fn header() -> &'static str {
     static HEADER: OnceLock<String> = OnceLock::new();
     HEADER.get_or_init(|| {
+        format!("# Figures\n\nMeasured by the tests themselves, last on {}.\n", circumstances())
+    })
+}
+
+/// When, where and what is measured.
+pub fn circumstances() -> &'static str {
+    static CIRCUMSTANCES: OnceLock<String> = OnceLock::new();
+    CIRCUMSTANCES.get_or_init(|| {
         let word = |program: &str, args: &[&str]| {
             let out = Command::new(program).args(args).stderr(Stdio::null()).output().ok()?;
             let said = String::from_utf8(out.stdout).ok()?;
@@ -92,7 +100,7 @@ fn header() -> &'static str {
         let commit = word("git", &git).map(|commit| format!(", commit {commit}")).unwrap_or_default();
         let profile = if cfg!(debug_assertions) { ", tests built without --release" } else { "" };
         format!(
-            "# Figures\n\nMeasured by the tests themselves, last on {date}: Linux {}, {cores} cores, carousel {}{commit}{profile}.\n",
+            "{date}: Linux {}, {cores} cores, carousel {}{commit}{profile}",
             kernel.trim(),
             env!("CARGO_PKG_VERSION"),
         )

@@ -6,6 +6,7 @@
 
 pub mod bars;
 pub mod bins;
+pub mod chart;
 pub mod deployment;
 pub mod figures;
 pub mod forgery;
