@@ -22,7 +22,7 @@ const UINT16 segment = 1400; // with all headers just below 1,500
 const UINT16 block = 64;     // data segments that parity is computed over
 const UINT16 parity = 32;    // segments of it for each block, sent when asked for, or by `loop` at once
 const UINT32 sender_buffer = 32u << 20;
-const UINT32 receiver_buffer = 256u << 20; // more than the file: what a receiver holds of it is never thrown away
+const UINT32 receiver_buffer = 64u << 20; // made at the first packet: with 256 MiB the socket's own is full meanwhile
 const unsigned int socket_buffer = 4u << 20;
 
 [[noreturn]] void fail(const char *what) {
