@@ -6,6 +6,7 @@
 use crate::figures;
 use std::fmt::Write as _;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// What a figure is held against.
@@ -145,13 +146,21 @@ impl Bars {
         self.say(text.trim_end());
     }
 
-    /// Writes the file. That it cannot is said, and no more: everything was printed.
-    pub fn finish(self) {
-        let folder = figures::folder().join("bench");
-        let file = folder.join(&self.file);
-        match fs::create_dir_all(&folder).and_then(|()| fs::write(&file, self.text)) {
-            Ok(()) => println!("written to {}", file.display()),
-            Err(e) => eprintln!("{}: {e}", file.display()),
+    /// Writes the file, and with `record` the one in capitals beside the benchmarks, too. That it cannot is said, and
+    /// no more: everything was printed.
+    pub fn finish(self, record: bool) {
+        let mut files = vec![figures::folder().join("bench").join(&self.file)];
+        if record {
+            let name = self.file.trim_end_matches(".md").to_uppercase();
+            files.push(Path::new(env!("CARGO_MANIFEST_DIR")).join("bench").join(format!("{name}.md")));
+        }
+        let text = format!("{}\n", self.text.trim_end());
+        for file in files {
+            let folder = file.parent().unwrap_or(Path::new("/"));
+            match fs::create_dir_all(folder).and_then(|()| fs::write(&file, &text)) {
+                Ok(()) => println!("written to {}", file.display()),
+                Err(e) => eprintln!("{}: {e}", file.display()),
+            }
         }
     }
 }

@@ -45,6 +45,9 @@ struct Options {
     /// Only these tables; then the file is `limits-NAME.md`.
     #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(TABLES.map(|(name, _)| name)))]
     only: Vec<String>,
+    /// Keep the tables beside the benchmark, as LIMITS.md.
+    #[arg(long, conflicts_with_all = ["quick", "only"])]
+    record: bool,
     /// What `cargo bench` passes to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
@@ -75,7 +78,7 @@ fn main() {
             measure(&bench, &mut bars);
         }
     }
-    bars.finish();
+    bars.finish(options.record);
 }
 
 impl Bench {
