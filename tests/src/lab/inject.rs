@@ -98,6 +98,17 @@ mod machine {
             ptrace::syscall(thread, None).unwrap_or_else(|e| failed("resume", e));
             wait(thread);
         }
+        if has_to_die(thread) {
+            let mut signal = None;
+            loop {
+                ptrace::cont(thread, signal).unwrap_or_else(|e| failed("resume", e));
+                match wait(thread) {
+                    WaitStatus::Signaled(_, signal, _) => return Some(Fate::Killed(signal)),
+                    WaitStatus::Stopped(_, given) => signal = Some(given),
+                    other => panic!("{other:?} of {program}"),
+                }
+            }
+        }
         let answer = ptrace::getregs(thread).unwrap_or_else(|e| failed("registers of", e)).rax;
 
         let mut after = before;
@@ -107,12 +118,6 @@ mod machine {
         }
         after.orig_rax = u64::MAX;
         ptrace::setregs(thread, after).unwrap_or_else(|e| failed("registers of", e));
-        // Whoever has to die does so before he can be stopped once more.
-        ptrace::interrupt(thread).unwrap_or_else(|e| failed("interrupt", e));
-        ptrace::cont(thread, None).unwrap_or_else(|e| failed("resume", e));
-        if let WaitStatus::Signaled(_, signal, _) = wait(thread) {
-            return Some(Fate::Killed(signal));
-        }
         ptrace::detach(thread, None).unwrap_or_else(|e| failed("detach", e));
         Some(Fate::Returned(answer.cast_signed()))
     }
@@ -124,6 +129,14 @@ mod machine {
             |entry: std::io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse::<i32>().ok();
         let others = threads.filter_map(number).filter(|thread| *thread != program.pid().cast_signed());
         others.max().map(Pid::from_raw)
+    }
+
+    /// Whether the signal of a filter that kills is under way to this thread.
+    fn has_to_die(thread: Pid) -> bool {
+        let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+        let pending = status.lines().find_map(|line| line.strip_prefix("SigPnd:"));
+        let pending = pending.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+        pending.is_some_and(|set| set & 1 << (libc::SIGSYS - 1) != 0)
     }
 
     fn wait(thread: Pid) -> WaitStatus {
