@@ -83,7 +83,7 @@ fn server_dies_of_what_it_must_not_do() {
     let (beside, bundle) = (lab.file("beside"), packed.bundle.to_str().unwrap());
     let beside = beside.to_str().unwrap();
     let no_descriptor = || numbers(&[-1, 0, 0, 0, 0, 0]);
-    let socket = |family, kind| ("socket", libc::SYS_socket, numbers(&[family, kind, 0]));
+    let socket = |name, family, kind| (name, libc::SYS_socket, numbers(&[family, kind, 0]));
     let deadly: [Attempt<'_>; 17] = [
         ("bind", libc::SYS_bind, no_descriptor()),
         ("listen", libc::SYS_listen, no_descriptor()),
@@ -98,10 +98,10 @@ fn server_dies_of_what_it_must_not_do() {
         ("open for both", libc::SYS_openat, open(bundle, libc::O_RDWR)),
         ("create", libc::SYS_openat, open(beside, libc::O_CREAT)),
         ("open and empty", libc::SYS_openat, open(beside, libc::O_TRUNC)),
-        socket(libc::AF_INET6, libc::SOCK_STREAM),
-        socket(libc::AF_INET6, libc::SOCK_RAW),
-        socket(libc::AF_INET, libc::SOCK_DGRAM),
-        socket(libc::AF_NETLINK, libc::SOCK_DGRAM),
+        socket("TCP socket", libc::AF_INET6, libc::SOCK_STREAM),
+        socket("raw socket", libc::AF_INET6, libc::SOCK_RAW),
+        socket("IPv4 socket", libc::AF_INET, libc::SOCK_DGRAM),
+        socket("netlink socket", libc::AF_NETLINK, libc::SOCK_DGRAM),
     ];
     let open_server = serve(&s, &packed, &[OPEN]);
     assert!(open_server.stderr().contains(OPEN), "it says so: {open_server}");
