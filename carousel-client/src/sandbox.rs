@@ -158,6 +158,7 @@ fn filter() -> Result<(), seccompiler::Error> {
     seccompiler::apply_filter(&program)
 }
 
+#[allow(clippy::unnecessary_cast)] // on a 32-bit machine the numbers are shorter
 fn deadly() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
     let argument = |index, operator, value: libc::c_int| {
         SeccompCondition::new(index, SeccompCmpArgLen::Dword, operator, value as u64)
