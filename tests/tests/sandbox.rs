@@ -9,6 +9,7 @@ use carousel_tests::{bins, figures, object};
 use nix::sys::signal::Signal;
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -272,6 +273,29 @@ fn client_writes_nowhere_else_and_runs_nothing() {
         assert!(matches!(fate, Fate::Returned(_)), "{name} without a sandbox: {fate:?}");
     }
     assert!(open_client.is_alive(), "{open_client}");
+}
+
+/// What root drops must not be missed at the end of a transfer, when the object gets its name.
+#[test]
+fn root_still_writes_into_the_folders_of_others() {
+    let test = "root_still_writes_into_the_folders_of_others";
+    let Some(lab) = Lab::enter(test) else { return };
+    let (s, c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), 200_000, &[]);
+    let _server = scene::serve(&s, &packed, "5M", &[]);
+    let (theirs, below) = (lab.fresh_dir("theirs"), lab.fresh_dir("theirs"));
+    let ours = below.join("ours");
+    fs::create_dir(&ours).unwrap();
+    for folder in [&theirs, &below] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
+        if let Err(error) = chown(folder, Some(65534), Some(65534)) {
+            return lab::skip(test, &format!("there is no other user here: {error}"));
+        }
+    }
+    for out in [theirs.join("got"), ours.join("got")] {
+        let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
+        scene::arrive(&client, &packed, &out, LIMIT);
+    }
 }
 
 #[test]
