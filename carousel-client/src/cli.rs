@@ -149,6 +149,9 @@ pub struct Get {
     /// Run this by `sh -c` when the object is complete (environment: CAROUSEL_PATH, _NAME, _SEQ, _DIGEST, _SIZE)
     #[arg(long, value_name = "CMD")]
     pub on_complete: Option<String>,
+    /// Do not let the kernel keep the client from writing outside the target's folder and from running programs
+    #[arg(long)]
+    pub no_sandbox: bool,
     /// Lose so many per cent of the packets in the kernel before they arrive: for demonstrations and tests
     #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=90))]
     pub test_loss: u8,

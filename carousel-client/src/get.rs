@@ -3,9 +3,11 @@
 
 use crate::cli;
 use crate::decode::{self, Decoded};
+use crate::hook::Hook;
 use crate::interface;
 use crate::receive::{Reception, Settings};
 use crate::report::{Heard, Report, Standing};
+use crate::sandbox::{self, Dns, Reach};
 use crate::ssm::Batch;
 use crate::tuner::{Choice, Offer, Origin, Step, Tuner};
 use crate::writer::WorkFile;
@@ -32,11 +34,15 @@ const TICK: Duration = Duration::from_millis(100);
 const MAX_CHANNELS: usize = 256;
 /// Below this, a receive buffer holds too little for the pauses of an ordinary machine.
 const SMALL_BUFFER: usize = 1 << 20;
+/// Where nameservers answer that have no port of their own.
+const DNS_PORT: u16 = 53;
 
 /// `get`.
 pub fn get(arguments: &cli::Get) -> Result<(), Failure> {
     let trust = trust(arguments)?;
     let target = Target::new(arguments);
+    // While there is nothing else that it could inherit: no lock, no thread.
+    let hook = arguments.on_complete.as_deref().map(Hook::new).transpose()?;
     // Found out now rather than after the transfer: target exists, folder missing or not writable.
     let early = target.path_now().map(|path| WorkFile::create(&path, arguments.force)).transpose()?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -49,6 +55,7 @@ pub fn get(arguments: &cli::Get) -> Result<(), Failure> {
         rcvbuf: arguments.rcvbuf as usize,
         test_loss: arguments.test_loss,
     };
+    enter_sandbox(arguments, target.folder());
     let (tuner, updates) = what_to_join(arguments)?;
     let mut engine = Engine::new(arguments, trust, target, early, tuner, updates);
     let failed = |e| Failure::new(Outcome::Failed, format!("a pipe cannot be made: {}", plain(&e)));
@@ -56,7 +63,18 @@ pub fn get(arguments: &cli::Get) -> Result<(), Failure> {
     let path = engine.finish(&manifest)?;
     let tail = engine.sated.map(|since| since.elapsed()).unwrap_or_default();
     engine.report.done(&manifest, &path, &engine.standing(), &engine.heard(), tail);
-    run_hook(arguments, &path, &manifest)
+    hook.map_or(Ok(()), |hook| hook.run(&path, &manifest))
+}
+
+/// Gives up what will not be needed again: before the first byte from the network, and before there are threads.
+fn enter_sandbox(arguments: &cli::Get, folder: &Path) {
+    if arguments.no_sandbox {
+        tracing::warn!("--no-sandbox: a fault in this program could do whatever its user may");
+        return;
+    }
+    let port = arguments.dns.nameserver.map_or(DNS_PORT, |address| address.port());
+    let dns = Dns { trust_anchor: arguments.dns.trust_anchor.as_deref(), port };
+    sandbox::enter(&Reach { folder, dns: arguments.service.is_some().then_some(dns) });
 }
 
 /// Sources and groups, as the command line names them or as DNS knows them.
@@ -126,6 +144,12 @@ impl Target {
     fn new(arguments: &cli::Get) -> Self {
         let text = arguments.out.as_os_str().as_encoded_bytes();
         Self { out: arguments.out.clone(), is_folder: arguments.out.is_dir() || text.ends_with(b"/") }
+    }
+
+    /// Where it and its work file are.
+    fn folder(&self) -> &Path {
+        let folder = if self.is_folder { Some(&*self.out) } else { self.out.parent() };
+        folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
     }
 
     fn path_now(&self) -> Option<PathBuf> {
@@ -555,21 +579,4 @@ impl<'a> Engine<'a> {
 /// Seconds since 1970.
 fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs())
-}
-
-fn run_hook(arguments: &cli::Get, path: &Path, manifest: &Manifest) -> Result<(), Failure> {
-    let Some(command) = &arguments.on_complete else { return Ok(()) };
-    let status = std::process::Command::new("sh")
-        .args(["-c", command])
-        .env("CAROUSEL_PATH", path)
-        .env("CAROUSEL_NAME", &manifest.name)
-        .env("CAROUSEL_SEQ", manifest.seq.to_string())
-        .env("CAROUSEL_DIGEST", blake3::Hash::from_bytes(manifest.digest).to_hex().as_str())
-        .env("CAROUSEL_SIZE", manifest.size.to_string())
-        .status();
-    match status {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(Failure::new(Outcome::Hook, format!("--on-complete ended with {status}"))),
-        Err(e) => Err(Failure::new(Outcome::Hook, format!("--on-complete could not be run: {e}"))),
-    }
 }

@@ -2,16 +2,19 @@
 //!
 //! [`discovery`] asks DNS what there is, [`tuner`] decides which of it is joined. Wire to disk: [`ssm`] joins and [`receive`] waits for batches of packets; `carousel_proto` parses and judges
 //! them; [`get`] does what its receiver says: [`writer`] puts symbols into the work file, [`decode`] completes
-//! the blocks; [`report`] tells people and programs. One loop, one direction.
+//! the blocks; [`report`] tells people and programs. One loop, one direction. All of it in a [`sandbox`], but for the
+//! command at the end, which has a process of its own: [`hook`].
 
 mod cli;
 mod decode;
 #[cfg(feature = "dns")]
 mod discovery;
 mod get;
+mod hook;
 mod interface;
 mod receive;
 mod report;
+mod sandbox;
 mod ssm;
 mod tuner;
 mod writer;

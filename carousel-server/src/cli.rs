@@ -146,6 +146,7 @@ pub struct Inspect {
 #[command(after_help = "\
 SIGHUP reads the configuration and the bundles anew: what did not change is sent on without a gap, and if anything
 is wrong, all of it is. Replace a bundle by renaming the new one over it. SIGTERM and SIGINT end the program.
+Once it has started, the server can read nothing outside the folders of the configuration and the bundles.
 
 Examples:
   carousel-server run firmware.carousel --group ff3e::8000:1 --port 5004 --interface eth0 --rate 20M
@@ -185,6 +186,9 @@ pub struct Run {
     /// Send one cycle and end
     #[arg(long)]
     pub once: bool,
+    /// Do not let the kernel keep the server from listening, writing and reading other files
+    #[arg(long)]
+    pub no_sandbox: bool,
 }
 
 #[derive(Args, Debug)]

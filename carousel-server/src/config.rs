@@ -9,7 +9,10 @@ use carousel_proto::schedule::{MAX_ROUNDS_LOG2, Tier};
 use carousel_proto::units::parse_rate;
 use serde::Deserialize;
 use std::fmt::Display;
+use std::fs;
+use std::io::{self, Read};
 use std::net::Ipv6Addr;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use toml::{Spanned, Value};
 
@@ -225,10 +228,25 @@ impl File<'_> {
     }
 }
 
+/// A file's contents, without read(2): the sandbox has only pread(2), which cannot receive. What is no file, a pipe
+/// perhaps, can be read once, before the sandbox is entered.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = fs::File::open(path)?;
+    let metadata = file.metadata()?;
+    let mut bytes = Vec::new();
+    if metadata.is_file() {
+        bytes.resize(metadata.len() as usize, 0);
+        file.read_exact_at(&mut bytes, 0)?;
+    } else {
+        file.read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
+}
+
 impl Config {
     /// Reads a file. What `flags` say goes before what it says.
     pub fn read(path: &Path, flags: &Way) -> Result<Self, Failure> {
-        let bytes = std::fs::read(path).map_err(|e| Failure::reading(path, &e))?;
+        let bytes = read(path).map_err(|e| Failure::reading(path, &e))?;
         let text = str::from_utf8(&bytes).map_err(|_| {
             Failure::usage(format!("{}: is no text in UTF-8; is it the right file?", path.display()))
         })?;

@@ -1,6 +1,7 @@
 //! carousel-server: packs a file once, then sends it for ever and listens to nothing.
 //!
-//! What to send is a [`plan`], from flags or from a [`config`] file; [`run`] keeps a thread for each channel.
+//! What to send is a [`plan`], from flags or from a [`config`] file; [`run`] keeps a thread for each channel, inside a
+//! [`sandbox`].
 //! Disk to wire: [`send`] asks the schedule *what* and the pacer *when*, [`bundle`] hands the slice,
 //! `carousel_proto::wire` emits the header, [`socket`] makes one system call per burst.
 
@@ -15,8 +16,11 @@ mod namespace;
 mod pack;
 mod plan;
 mod run;
+mod sandbox;
 mod send;
 mod socket;
+#[cfg(target_pointer_width = "64")]
+mod syscalls;
 mod zone;
 
 use carousel_proto::outcome::{Failure, Outcome, one_line};

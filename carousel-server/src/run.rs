@@ -3,6 +3,7 @@
 
 use crate::cli;
 use crate::plan::{Plan, Work};
+use crate::sandbox::Sandbox;
 use crate::send::{self, Change, NOTICE};
 use crate::socket::{Sender as Socket, Target};
 use carousel_proto::outcome::{Failure, Outcome, plain};
@@ -10,7 +11,7 @@ use carousel_proto::schedule::Tier;
 use carousel_proto::units::{show_rate, show_seconds, show_size};
 use nix::sys::signal::{SigSet, Signal};
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
@@ -29,6 +30,7 @@ struct Running {
 
 struct Supervisor<'a> {
     arguments: &'a cli::Run,
+    sandbox: Sandbox,
     channels: Vec<Running>,
     /// For the threads.
     events: Sender<Event>,
@@ -41,9 +43,10 @@ pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
     let works = Plan::new(arguments)?.open()?;
     check_interfaces(&works, &[])?;
     let on_terminal = std::io::stderr().is_terminal();
+    let sandbox = enter_sandbox(arguments, &works);
     let (events, inbox) = channel();
     catch_signals(arguments.once, events.clone())?;
-    let mut supervisor = Supervisor { arguments, channels: Vec::new(), events, alive: 0 };
+    let mut supervisor = Supervisor { arguments, sandbox, channels: Vec::new(), events, alive: 0 };
     supervisor.take_up(works, Instant::now())?;
     let sent = supervisor.watch(&inbox, on_terminal);
     tracing::info!("ended after {sent} packets");
@@ -77,7 +80,10 @@ impl Supervisor<'_> {
 
     /// Reads everything anew and, if it is all right, takes it up.
     fn reload(&mut self) -> Result<(), Failure> {
-        let works = Plan::new(self.arguments)?.open()?;
+        self.arguments.config.iter().try_for_each(|file| self.sandbox.check(file))?;
+        let plan = Plan::new(self.arguments)?;
+        plan.sessions.iter().try_for_each(|session| self.sandbox.check(&session.bundle))?;
+        let works = plan.open()?;
         check_interfaces(&works, &self.channels)?;
         self.take_up(works, Instant::now() + NOTICE)
     }
@@ -165,6 +171,19 @@ impl Running {
 fn spawn(thread: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
     let failed = |e| Failure::new(Outcome::Failed, format!("no thread can be started: {}", plain(&e)));
     std::thread::Builder::new().spawn(thread).map(drop).map_err(failed)
+}
+
+/// Gives up what the program will not need again. Before there are threads.
+fn enter_sandbox(arguments: &cli::Run, works: &[Work]) -> Sandbox {
+    if arguments.no_sandbox {
+        tracing::warn!(
+            "--no-sandbox: the server listens to nothing, but the kernel does not keep it from doing so"
+        );
+        return Sandbox::none();
+    }
+    let bundles = works.iter().map(|work| work.bundle.path.as_path());
+    let files: Vec<&Path> = arguments.config.as_deref().into_iter().chain(bundles).collect();
+    Sandbox::enter(&files)
 }
 
 /// From here on signals are events, for every thread that is started later.

@@ -1,6 +1,7 @@
-//! Programs that die of listening: a seccomp filter kills them at the first call that could take something in.
+//! Programs that die of listening: a seccomp filter kills them at the first call that could take something in. And
+//! programs that meet an older kernel: another one answers as if it lacked some calls.
 //!
-//! What it cannot see is `read` on a socket, for a filter knows numbers, not what a descriptor is; strace shows that.
+//! What the first cannot see is `read` on a socket, for a filter knows numbers, not what a descriptor is; strace shows that.
 //! See seccomp(2), and seccomp_filter.rst in the kernel's documentation.
 #![allow(unsafe_code)]
 
@@ -41,7 +42,15 @@ const X32: u32 = 0x4000_0000;
 
 /// Lets a program, and whatever it starts, die of SIGSYS as soon as it binds, listens, accepts or receives.
 pub fn deafen(cmd: &mut Command) {
-    let filter = filter();
+    install(cmd, filter(&FORBIDDEN, libc::SECCOMP_RET_KILL_PROCESS));
+}
+
+/// Lets a program, and whatever it starts, run as on a kernel that does not have these calls.
+pub fn without(cmd: &mut Command, calls: &[libc::c_long]) {
+    install(cmd, filter(calls, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32));
+}
+
+fn install(cmd: &mut Command, filter: Vec<libc::sock_filter>) {
     let hook = move || {
         let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
         // SAFETY: takes four numbers. Without it only root may install a filter.
@@ -54,7 +63,7 @@ pub fn deafen(cmd: &mut Command) {
     unsafe { cmd.pre_exec(hook) };
 }
 
-fn filter() -> Vec<libc::sock_filter> {
+fn filter(calls: &[libc::c_long], action: u32) -> Vec<libc::sock_filter> {
     let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
     let load = |offset: usize| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset as u32);
     let answer = |action| step(libc::BPF_RET | libc::BPF_K, 0, 0, action);
@@ -68,8 +77,8 @@ fn filter() -> Vec<libc::sock_filter> {
         step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, X32),
         answer(kill),
     ];
-    for call in FORBIDDEN {
-        steps.extend([step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, call as u32), answer(kill)]);
+    for call in calls {
+        steps.extend([step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, *call as u32), answer(action)]);
     }
     steps.push(answer(allow));
     steps

@@ -1,0 +1,121 @@
+//! What a running server can no longer do, whatever happens to it: no capability, of the files those that it sends,
+//! and the system calls of [`crate::syscalls`]. It is entered when everything has been opened once, before the first
+//! thread is started, so that all threads are in it.
+//!
+//! It can read the folders in which configuration and bundles lie, and what is below them, because a new release is a
+//! new file there. A folder that was not known at the start needs a restart.
+
+use caps::CapSet;
+use carousel_proto::outcome::Failure;
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus,
+    Scope, path_beneath_rules,
+};
+use std::collections::BTreeSet;
+use std::fs::{File, canonicalize};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// The newest Landlock of which we know what it takes away. Older kernels take away what they can.
+const LANDLOCK: ABI = ABI::V9;
+
+/// The sandbox that this process is in.
+pub struct Sandbox {
+    /// What can be read, if not everything.
+    folders: Option<BTreeSet<PathBuf>>,
+}
+
+impl Sandbox {
+    /// None.
+    pub fn none() -> Self {
+        Self { folders: None }
+    }
+
+    /// Enters it for good. These files will be opened again. What this kernel cannot do is said and not done.
+    pub fn enter(files: &[&Path]) -> Self {
+        if let Err(error) = drop_capabilities(files) {
+            tracing::warn!("capabilities cannot be dropped: {error}; going on with them");
+        }
+        let folders = folders(files);
+        let is_confined = match confine(&folders) {
+            Ok(RulesetStatus::NotEnforced) => {
+                tracing::warn!(
+                    "this kernel has no Landlock: the server could read any file that its user may"
+                );
+                false
+            }
+            Ok(_) => true,
+            Err(error) => {
+                tracing::warn!("Landlock: {error}: the server could read any file that its user may");
+                false
+            }
+        };
+        #[cfg(target_pointer_width = "64")]
+        let filtered = crate::syscalls::filter();
+        #[cfg(not(target_pointer_width = "64"))]
+        let filtered: Result<(), &str> = Err("not for 32-bit machines");
+        if let Err(error) = filtered {
+            tracing::warn!(
+                "no seccomp filter ({error}): the server listens to nothing, but nothing keeps it from it"
+            );
+        }
+        Self { folders: is_confined.then_some(folders) }
+    }
+
+    /// Whether a file can be read in here, as far as that depends on its place.
+    pub fn check(&self, file: &Path) -> Result<(), Failure> {
+        let Some(folders) = &self.folders else { return Ok(()) };
+        // A file that is not there gets its own error when it is opened.
+        let Ok(real) = canonicalize(file) else { return Ok(()) };
+        if folders.iter().any(|folder| real.starts_with(folder)) {
+            return Ok(());
+        }
+        Err(Failure::usage(format!(
+            "{}: the server was not started with a file in that folder, and can read no other; restart it",
+            file.display()
+        )))
+    }
+}
+
+/// Where these files are, and where they are reached: a link may be replaced by a file.
+fn folders(files: &[&Path]) -> BTreeSet<PathBuf> {
+    let folder = |path: PathBuf| path.parent().map(Path::to_owned);
+    let real = files.iter().filter_map(|file| folder(canonicalize(file).ok()?));
+    let named = files.iter().filter_map(|file| canonicalize(folder(std::path::absolute(file).ok()?)?).ok());
+    real.chain(named).collect()
+}
+
+/// Sending and reading need none. The system call is not made where there is nothing to drop: service managers may
+/// have forbidden it.
+fn drop_capabilities(files: &[&Path]) -> Result<(), caps::errors::CapsError> {
+    if caps::read(None, CapSet::Permitted)?.is_empty() {
+        return Ok(());
+    }
+    for set in [CapSet::Effective, CapSet::Permitted, CapSet::Inheritable] {
+        caps::clear(None, set)?;
+    }
+    for file in files {
+        if File::open(file).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied) {
+            tracing::warn!(
+                "{}: was read with a privilege that the server has now dropped: it cannot be taken up anew",
+                file.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Lets this thread, and those it starts, read what is in these folders. Nothing else, no TCP, no signal and no
+/// AF_UNIX socket to the world outside, as far as the kernel has words for that.
+fn confine(folders: &BTreeSet<PathBuf>) -> Result<RulesetStatus, RulesetError> {
+    let status = Ruleset::default()
+        .handle_access(AccessFs::from_all(LANDLOCK))?
+        .handle_access(AccessNet::from_all(LANDLOCK))?
+        .scope(Scope::from_all(LANDLOCK))?
+        .create()?
+        // The folder of a status file will be a second line here, with the rights to write; and then
+        // `syscalls::deadly` has to leave writing to Landlock.
+        .add_rules(path_beneath_rules(folders, AccessFs::ReadFile | AccessFs::ReadDir))?
+        .restrict_self()?;
+    Ok(status.ruleset)
+}
