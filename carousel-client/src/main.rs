@@ -13,6 +13,7 @@ mod interface;
 mod receive;
 mod report;
 mod ssm;
+mod state;
 mod tuner;
 mod writer;
 

@@ -1,7 +1,8 @@
 //! The configuration file. What is wrong with it is told in one line that names the file, the line and the remedy.
 
-use crate::cli::{parse_address, parse_dscp};
+use crate::cli::{parse_address, parse_dscp, parse_life};
 use crate::plan::{DEFAULT_RATE, Plan, Session, Way};
+use crate::statements::Files;
 use carousel_dns::records::{MAX_CHANNELS, derived_group};
 use carousel_dns::{Ladder, Name, Source};
 use carousel_proto::outcome::Failure;
@@ -35,6 +36,10 @@ struct Document {
     hops: Option<Hops>,
     dscp: Option<Dscp>,
     rate: Option<Rate>,
+    #[serde(default)]
+    keys: Vec<PathBuf>,
+    heartbeat_key: Option<PathBuf>,
+    heartbeat_life: Option<Life>,
     #[serde(default)]
     session: Vec<Spanned<SessionTable>>,
     #[serde(default)]
@@ -94,6 +99,10 @@ struct Rate(u64);
 struct Dscp(u8);
 
 #[derive(Deserialize, Clone, Copy)]
+#[serde(try_from = "Value")]
+struct Life(u64);
+
+#[derive(Deserialize, Clone, Copy)]
 #[serde(try_from = "i64")]
 struct Port(u16);
 
@@ -132,6 +141,13 @@ impl TryFrom<Value> for Rate {
     type Error = String;
     fn try_from(value: Value) -> Result<Self, String> {
         parse_rate(&word(value)?).map(Self)
+    }
+}
+
+impl TryFrom<Value> for Life {
+    type Error = String;
+    fn try_from(value: Value) -> Result<Self, String> {
+        parse_life(&word(value)?).map(Self)
     }
 }
 
@@ -265,7 +281,13 @@ impl Config {
             }
             servers.push(server);
         }
-        let plan = Plan { sessions };
+        let folder = file.path.parent().unwrap_or(Path::new(""));
+        let statements = Files {
+            keys: document.keys.iter().map(|path| folder.join(path)).collect(),
+            heartbeat_key: document.heartbeat_key.as_ref().map(|path| folder.join(path)),
+            heartbeat_life: document.heartbeat_life.map(|Life(seconds)| seconds),
+        };
+        let plan = Plan { sessions, statements };
         plan.check()?;
         Ok(Self { plan, servers })
     }

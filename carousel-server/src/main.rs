@@ -9,6 +9,7 @@ mod cli;
 mod config;
 mod demo;
 mod inspect;
+mod keyring;
 mod keys;
 mod nameserver;
 mod namespace;
@@ -17,6 +18,7 @@ mod plan;
 mod run;
 mod send;
 mod socket;
+mod statements;
 mod zone;
 
 use carousel_proto::outcome::{Failure, Outcome, one_line};
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         cli::Command::Keygen(a) => keys::keygen(&a),
         cli::Command::Pack(a) => pack::pack(&a),
         cli::Command::Seal(a) => keys::seal(&a),
+        cli::Command::Keys(a) => keyring::keys(&a),
         cli::Command::Inspect(a) => inspect::inspect(&a),
         cli::Command::Run(a) => run::run(&a),
         cli::Command::Zone(a) => zone::zone(&a),

@@ -12,7 +12,9 @@ mod channel;
 pub use block::{BlockJob, EMPTY_PLACE, Place};
 pub use channel::ChannelCount;
 
+use crate::authority::Authority;
 use crate::geometry::{Esi, Geometry, Sbn};
+use crate::keys::{KeysError, SignedKeys};
 use crate::manifest::{Envelope, Manifest, instance_of};
 use crate::pages::{BLOCKS_PER_PAGE, CV_LEN, PageNumber, TreeShape, leaf, object_digest, verify_block_page};
 use crate::trust::{Trust, TrustError};
@@ -58,6 +60,10 @@ pub enum Output {
     BlockReady(BlockJob),
     /// Every block is there and the object's hash is right.
     Complete,
+    /// Other keys count from now on: remember them.
+    Keys(Box<SignedKeys>),
+    /// The keys that came forbid the object that is on its way.
+    Withdrawn(TrustError),
 }
 
 /// Everything counted since the start. Packets are UDP datagrams.
@@ -96,9 +102,14 @@ pub struct Receiver {
     counters: Counters,
     outputs: VecDeque<Output>,
     refusal: Option<TrustError>,
+    keys_refusal: Option<KeysError>,
     /// Manifests that were refused lately, so that their signature is not checked again.
     refused_bodies: VecDeque<blake3::Hash>,
     checks_until: u64,
+    /// A manifest that lacks nothing but a heartbeat, as its packet came.
+    held: Option<Vec<u8>>,
+    /// The first moment there was.
+    began: Option<u64>,
 }
 
 struct Session {
@@ -138,8 +149,11 @@ impl Receiver {
             counters: Counters::default(),
             outputs: VecDeque::new(),
             refusal: None,
+            keys_refusal: None,
             refused_bodies: VecDeque::new(),
             checks_until: 0,
+            held: None,
+            began: None,
         }
     }
 
@@ -161,7 +175,11 @@ impl Receiver {
         };
         let Some(session) = &self.session else {
             // An accepted manifest, too, is fed in again in its turn: its sequence number must not look lost.
-            let wanted = packet.kind() != Kind::Manifest || self.handle_first_manifest(now, &packet);
+            let wanted = match packet.kind() {
+                Kind::Manifest => self.handle_first_manifest(now, &packet),
+                Kind::Keys | Kind::Heartbeat => self.handle_statement(now, &packet) != Judgement::Wrong,
+                Kind::HashPage | Kind::BlockPage | Kind::Symbol => true,
+            };
             if wanted && !self.early.push(channel, bytes) {
                 self.counters.unjudged += 1;
             }
@@ -181,6 +199,7 @@ impl Receiver {
             Kind::Manifest => Judgement::Wrong,
             Kind::HashPage => self.handle_hash_page(&packet),
             Kind::BlockPage => self.handle_block_page(&packet),
+            Kind::Keys | Kind::Heartbeat => self.handle_statement(now, &packet),
         };
         match judgement {
             Judgement::Wrong => self.counters.rejected += 1,
@@ -250,7 +269,93 @@ impl Receiver {
         self.refusal.as_ref().filter(|_| self.session.is_none())
     }
 
-    /// Whether a session begins with it.
+    /// Why the last keys object was refused.
+    pub fn keys_refusal(&self) -> Option<&KeysError> {
+        self.keys_refusal.as_ref()
+    }
+
+    /// Whom it believes, if that may change.
+    pub fn authority(&mut self) -> Option<&mut Authority> {
+        match &mut self.trust {
+            Trust::Authority(authority) => Some(authority),
+            _ => None,
+        }
+    }
+
+    /// Keys object or heartbeat. Neither is ever new to the count of a channel: a replay looks the same.
+    fn handle_statement(&mut self, now: u64, packet: &Packet<'_>) -> Judgement {
+        let is_keys = packet.kind() == Kind::Keys;
+        let elapsed = self.elapsed(now);
+        let has_session = self.session.is_some();
+        let Some(authority) = self.authority() else { return Judgement::Known };
+        let Ok(envelope) = Envelope::parse(packet.body()) else { return Judgement::Wrong };
+        authority.handle_time(elapsed);
+        // What is begun goes on without a heartbeat.
+        let Some(checks) = authority.checks(is_keys, &envelope).filter(|_| is_keys || !has_session) else {
+            return Judgement::Known;
+        };
+        let body = blake3::hash(&packet.body()[..envelope.len()]);
+        if self.refused_bodies.contains(&body) {
+            return Judgement::Wrong;
+        }
+        if !self.may_check(now, checks) {
+            self.counters.unjudged += 1;
+            return Judgement::Known;
+        }
+        let Some(authority) = self.authority() else { return Judgement::Known };
+        if !is_keys {
+            if !authority.handle_heartbeat(&envelope) {
+                self.remember_refused(body);
+                return Judgement::Wrong;
+            }
+            if let Some(held) = self.held.take()
+                && let Ok(packet) = Packet::parse(&held)
+            {
+                self.handle_first_manifest(now, &packet);
+            }
+            return Judgement::Known;
+        }
+        match authority.handle_keys(&envelope) {
+            Ok(signed) => {
+                let withdrawn = authority.withdrawn().filter(|_| has_session);
+                // Other keys, other judgements.
+                self.refused_bodies.clear();
+                self.keys_refusal = None;
+                self.outputs.push_back(Output::Keys(Box::new(signed)));
+                self.outputs.extend(withdrawn.map(Output::Withdrawn));
+                Judgement::Known
+            }
+            Err(refusal) => {
+                self.remember_refused(body);
+                self.keys_refusal = Some(refusal);
+                Judgement::Wrong
+            }
+        }
+    }
+
+    /// Signature checks are dear: a token bucket, so that a flood cannot buy CPU time.
+    fn may_check(&mut self, now: u64, checks: u64) -> bool {
+        if self.checks_until > now {
+            return false;
+        }
+        let earliest = now.saturating_sub(CHECK_BURST * CHECK_EVERY_NS);
+        self.checks_until = self.checks_until.max(earliest) + checks * CHECK_EVERY_NS;
+        true
+    }
+
+    fn remember_refused(&mut self, body: blake3::Hash) {
+        if self.refused_bodies.len() == REFUSED_BODIES {
+            self.refused_bodies.pop_front();
+        }
+        self.refused_bodies.push_back(body);
+    }
+
+    /// Seconds since the first moment there was.
+    fn elapsed(&mut self, now: u64) -> u64 {
+        now.saturating_sub(*self.began.get_or_insert(now)) / 1_000_000_000
+    }
+
+    /// Whether a session begins with it, or may yet.
     fn handle_first_manifest(&mut self, now: u64, packet: &Packet<'_>) -> bool {
         let Ok(envelope) = Envelope::parse(packet.body()) else {
             self.counters.rejected += 1;
@@ -264,13 +369,14 @@ impl Receiver {
             self.counters.rejected += 1;
             return false;
         }
-        // Signature checks are dear: a token bucket, so that a flood of manifests cannot buy CPU time.
-        let earliest = now.saturating_sub(CHECK_BURST * CHECK_EVERY_NS);
-        if self.checks_until > now {
+        if !self.may_check(now, 1) {
             self.counters.unjudged += 1;
             return false;
         }
-        self.checks_until = self.checks_until.max(earliest) + CHECK_EVERY_NS;
+        let elapsed = self.elapsed(now);
+        if let Some(authority) = self.authority() {
+            authority.handle_time(elapsed);
+        }
         match self.trust.check(&envelope, self.unix_time) {
             Ok(manifest) => match Session::new(&manifest, &envelope) {
                 Some(session) => {
@@ -283,12 +389,14 @@ impl Receiver {
                 }
                 None => self.counters.rejected += 1,
             },
+            Err(refusal @ TrustError::NoHeartbeat { .. }) => {
+                self.held = Some(packet.bytes().to_vec());
+                self.refusal = Some(refusal);
+                return true;
+            }
             Err(refusal) => {
                 self.counters.rejected += 1;
-                if self.refused_bodies.len() == REFUSED_BODIES {
-                    self.refused_bodies.pop_front();
-                }
-                self.refused_bodies.push_back(body);
+                self.remember_refused(body);
                 self.refusal = Some(refusal);
             }
         }
