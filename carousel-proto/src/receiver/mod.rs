@@ -311,6 +311,7 @@ impl Receiver {
             if let Some(held) = self.held.take()
                 && let Ok(packet) = Packet::parse(&held)
             {
+                self.checks_until -= CHECK_EVERY_NS; // the check of this one was paid for when it came
                 self.handle_first_manifest(now, &packet);
             }
             return Judgement::Known;
@@ -701,5 +702,90 @@ mod tests {
         // Whether the genuine one had its turn is luck; that nobody buys more CPU time is not.
         let checked = receiver.counters.rejected;
         assert!((1_900..=2_000 + CHECK_BURST + 1).contains(&checked), "{checked} checks in a second");
+    }
+
+    /// A packet of another kind with the header of the tiny bundle's manifest.
+    fn statement_packet(kind: Kind, body: &[u8]) -> Vec<u8> {
+        let mut packet = manifest_packet(|whole| {
+            whole.fill(0);
+            whole[..body.len()].copy_from_slice(body);
+        });
+        packet[1] = kind as u8;
+        packet
+    }
+
+    const KEYS: &[u8] = include_bytes!("../../vectors/test.keys");
+    const HEARTBEAT: &[u8] = include_bytes!("../../vectors/tiny.heartbeat");
+
+    /// Believes the object of the vectors, but with the key of the tiny bundle for releases.
+    fn by_keys(version: u64, clock: u64) -> Receiver {
+        let mut keys = SignedKeys::parse(KEYS).unwrap().keys;
+        keys.version = version;
+        keys.release = keys.roots.clone();
+        Receiver::new(Trust::Authority(Box::new(Authority::new(keys, Default::default(), clock))), clock)
+    }
+
+    fn outputs(receiver: &mut Receiver) -> Vec<Output> {
+        std::iter::from_fn(|| receiver.poll_output()).collect()
+    }
+
+    #[test]
+    fn a_manifest_is_held_until_its_heartbeat_comes() {
+        let mut receiver = by_keys(2, 1_800_000_100);
+        receiver.authority().unwrap().require_heartbeat();
+        receiver.handle_packet(0, ChannelId(0), &manifest_packet(|_| ()));
+        assert!(matches!(receiver.refusal(), Some(TrustError::NoHeartbeat { .. })));
+        let mut forged = statement_packet(Kind::Heartbeat, HEARTBEAT);
+        forged[44 + 100] ^= 1;
+        receiver.handle_packet(1_000_000, ChannelId(0), &forged);
+        assert!(outputs(&mut receiver).is_empty());
+        receiver.handle_packet(2_000_000, ChannelId(0), &statement_packet(Kind::Heartbeat, HEARTBEAT));
+        assert!(matches!(outputs(&mut receiver)[..], [Output::Started(_)]));
+        // A day later it counts no more.
+        let mut late = by_keys(2, 1_800_086_401);
+        late.authority().unwrap().require_heartbeat();
+        late.handle_packet(0, ChannelId(0), &statement_packet(Kind::Heartbeat, HEARTBEAT));
+        late.handle_packet(1_000_000, ChannelId(0), &manifest_packet(|_| ()));
+        assert!(outputs(&mut late).is_empty());
+    }
+
+    #[test]
+    fn keys_are_taken_before_and_during_a_session_and_once() {
+        for before in [true, false] {
+            let mut receiver = by_keys(1, 1_800_000_100);
+            if !before {
+                receiver.handle_packet(0, ChannelId(0), &manifest_packet(|_| ()));
+                assert!(matches!(outputs(&mut receiver)[..], [Output::Started(_)]));
+            }
+            for _ in 0..3 {
+                receiver.handle_packet(1_000_000, ChannelId(0), &statement_packet(Kind::Keys, KEYS));
+            }
+            // Retired, not revoked: what is begun goes on.
+            assert!(matches!(outputs(&mut receiver)[..], [Output::Keys(_)]));
+            receiver.handle_packet(9_000_000, ChannelId(0), &manifest_packet(|_| ()));
+            assert!(outputs(&mut receiver).is_empty());
+            let now_retired = matches!(receiver.refusal(), Some(TrustError::Signature { .. }));
+            assert_eq!(now_retired, before);
+        }
+    }
+
+    #[test]
+    fn forged_statements_share_the_checks_and_move_no_count() {
+        let mut receiver = by_keys(1, 1_800_000_100);
+        receiver.handle_packet(0, ChannelId(0), &manifest_packet(|_| ()));
+        outputs(&mut receiver);
+        let before = receiver.counters();
+        for round in 0..10_000u64 {
+            let mut forged = statement_packet(Kind::Keys, KEYS);
+            let at = 44 + 6 + 193 + 20; // within signature A
+            forged[at..at + 8].copy_from_slice(&round.to_be_bytes());
+            forged[4..8].copy_from_slice(&(round as u32 * 1_000).to_be_bytes());
+            receiver.handle_packet(1_000_000_000 + round * 100_000, ChannelId(0), &forged);
+        }
+        // One signature, checked twice at most: half of 2,000 a second.
+        let checked = receiver.counters().rejected - before.rejected;
+        assert!((900..=1_000 + CHECK_BURST + 1).contains(&checked), "{checked} checks in a second");
+        assert!(receiver.keys_refusal().is_some() && outputs(&mut receiver).is_empty());
+        assert_eq!(receiver.channel_counts().map(|count| count.lost).sum::<u64>(), 0);
     }
 }
