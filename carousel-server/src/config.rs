@@ -491,6 +491,19 @@ mod tests {
     }
 
     #[test]
+    fn keys_and_heartbeats_lie_beside_the_file() {
+        let text = "keys = [\"a.keys\", \"/b.keys\"]\nheartbeat_key = \"h.key\"\nheartbeat_life = \"2h\"\n";
+        let said = parse(&(text.to_owned() + HEAD + "groups = [\"ff3e::1\"]")).unwrap().plan.statements;
+        assert_eq!(said.keys, [Path::new("/etc/a.keys"), Path::new("/b.keys")]);
+        assert_eq!(
+            (said.heartbeat_key.unwrap().as_path(), said.heartbeat_life),
+            (Path::new("/etc/h.key"), Some(7200))
+        );
+        let failure = parse(&("heartbeat_life = \"5ms\"\n".to_owned() + HEAD)).unwrap_err();
+        assert!(failure.message.contains("line 1: \"5ms\" is too short"), "{failure}");
+    }
+
+    #[test]
     fn rates_as_they_may_be_said() {
         let stacked = "tiers = \"stacked\"\nservice = \"x._carousel._udp.y\"\n";
         let two = "groups = [\"ff3e::1\", \"ff3e::2\"]\n";
