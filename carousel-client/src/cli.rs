@@ -19,7 +19,7 @@ Examples:
   carousel-client get --source 2001:db8::1 --source 2001:db8::2 --group ff3e::8000:1 --port 5004 \\
       --interface eth0 --digest 8f3c… --out firmware.img --json
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 bad signature or digest, 4 expired, 5 no signal,
+Exit codes: 0 done, 1 failed, 2 usage, 3 bad signature or digest, 4 rollback or expired, 5 no signal,
 6 storage, 7 hook failed, 75 DNS does not answer: try again later."
 )]
 pub struct Arguments {
@@ -89,7 +89,7 @@ pub enum Tier {
 }
 
 #[derive(Args, Debug)]
-#[command(group = clap::ArgGroup::new("trust").required(true).multiple(false).args(["key", "digest", "insecure"]))]
+#[command(group = clap::ArgGroup::new("trust").required(true).multiple(false).args(["key", "keys", "digest", "insecure"]))]
 pub struct Get {
     /// Service or domain to look up in DNS, e.g. gateway-fw._carousel._udp.example.net or example.net
     #[arg(value_name = "SERVICE", conflicts_with_all = ["source", "group", "port"])]
@@ -119,6 +119,16 @@ pub struct Get {
     /// Public key that must have signed the manifest (minisign's format); may be repeated
     #[arg(long, value_name = "K.pub")]
     pub key: Vec<PathBuf>,
+    /// Keys object that says which keys count, as this device was given it; newer ones are taken from the carousel
+    #[arg(long, value_name = "F.keys")]
+    pub keys: Option<PathBuf>,
+    /// Folder that remembers: newer keys objects, the releases that this device had, and how late it is at least.
+    /// Older releases are refused
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["digest", "insecure"])]
+    pub state: Option<PathBuf>,
+    /// Begin nothing before a heartbeat says that it is still the release to take
+    #[arg(long, requires = "keys")]
+    pub require_heartbeat: bool,
     /// Trust this BLAKE3 of the object, in hexadecimal, instead of a key
     #[arg(long, value_name = "BLAKE3HEX", value_parser = parse_digest)]
     pub digest: Option<[u8; 32]>,
@@ -140,7 +150,7 @@ pub struct Get {
     /// Decoding threads [default: one per processor, at most 2]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub threads: Option<u8>,
-    /// One JSON object per line on stdout: join, leave, started, progress, done
+    /// One JSON object per line on stdout: join, leave, keys, started, progress, done
     #[arg(long)]
     pub json: bool,
     /// No progress on stderr

@@ -9,16 +9,19 @@ use crate::receive::{Reception, Settings};
 use crate::report::{Heard, Report, Standing};
 use crate::sandbox::{self, Dns, Reach};
 use crate::ssm::Batch;
+use crate::state::State;
 use crate::tuner::{Choice, Offer, Origin, Step, Tuner};
 use crate::writer::WorkFile;
+use carousel_proto::authority::{Authority, Memory};
+use carousel_proto::keys::SignedKeys;
 use carousel_proto::manifest::Manifest;
 use carousel_proto::outcome::{Failure, Outcome, plain};
 use carousel_proto::receiver::{BlockJob, ChannelCount, ChannelId, Output, Receiver, Verdict};
+use carousel_proto::signature::Key;
 use carousel_proto::tiers::{Kind, Mode};
-use carousel_proto::trust::{Trust, TrustError, not_a_public_key};
+use carousel_proto::trust::{Trust, not_a_public_key};
 use carousel_proto::wire::{HEADER_LEN, IP_UDP_LEN};
 use crossbeam_channel::{Receiver as Queue, Sender, TryRecvError, never};
-use minisign_verify::PublicKey;
 use nix::libc;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -39,7 +42,8 @@ const DNS_PORT: u16 = 53;
 
 /// `get`.
 pub fn get(arguments: &cli::Get) -> Result<(), Failure> {
-    let trust = trust(arguments)?;
+    let state = arguments.state.as_deref().map(State::open).transpose()?;
+    let trust = trust(arguments, state.as_ref())?;
     let target = Target::new(arguments);
     // While there is nothing else that it could inherit: no lock, no thread.
     let hook = arguments.on_complete.as_deref().map(Hook::new).transpose()?;
@@ -57,13 +61,14 @@ pub fn get(arguments: &cli::Get) -> Result<(), Failure> {
     };
     enter_sandbox(arguments, target.folder());
     let (tuner, updates) = what_to_join(arguments)?;
-    let mut engine = Engine::new(arguments, trust, target, early, tuner, updates);
+    let mut engine = Engine::new(arguments, trust, state, target, early, tuner, updates);
     let failed = |e| Failure::new(Outcome::Failed, format!("a pipe cannot be made: {}", plain(&e)));
     let manifest = engine.run(Reception::new(settings).map_err(failed)?, &stop)?;
     let path = engine.finish(&manifest)?;
     let tail = engine.sated.map(|since| since.elapsed()).unwrap_or_default();
     engine.report.done(&manifest, &path, &engine.standing(), &engine.heard(), tail);
-    hook.map_or(Ok(()), |hook| hook.run(&path, &manifest))
+    hook.map_or(Ok(()), |hook| hook.run(&path, &manifest))?;
+    engine.handed_over()
 }
 
 /// Gives up what will not be needed again: before the first byte from the network, and before there are threads.
@@ -74,7 +79,8 @@ fn enter_sandbox(arguments: &cli::Get, folder: &Path) {
     }
     let port = arguments.dns.nameserver.map_or(DNS_PORT, |address| address.port());
     let dns = Dns { trust_anchor: arguments.dns.trust_anchor.as_deref(), port };
-    sandbox::enter(&Reach { folder, dns: arguments.service.is_some().then_some(dns) });
+    let state = arguments.state.as_deref();
+    sandbox::enter(&Reach { folder, state, dns: arguments.service.is_some().then_some(dns) });
 }
 
 /// Sources and groups, as the command line names them or as DNS knows them.
@@ -116,7 +122,7 @@ fn what_to_join(arguments: &cli::Get) -> Result<(Tuner, Queue<Offer>), Failure> 
     Ok((Tuner::new(offer, choice, usize::MAX, seed), never()))
 }
 
-fn trust(arguments: &cli::Get) -> Result<Trust, Failure> {
+fn trust(arguments: &cli::Get, state: Option<&State>) -> Result<Trust, Failure> {
     if let Some(digest) = arguments.digest {
         return Ok(Trust::Digest(digest));
     }
@@ -124,14 +130,36 @@ fn trust(arguments: &cli::Get) -> Result<Trust, Failure> {
         tracing::warn!("--insecure: whoever sends first decides what arrives");
         return Ok(Trust::Anyone);
     }
-    arguments.key.iter().map(|path| read_key(path)).collect::<Result<_, _>>().map(Trust::Keys)
+    let memory = state.map_or_else(|| Ok(Memory::default()), State::memory)?;
+    let mut authority = match &arguments.keys {
+        Some(path) => Authority::new(newest_keys(path, state)?, memory, unix_time()),
+        None => {
+            let keys = arguments.key.iter().map(|path| read_key(path)).collect::<Result<_, _>>()?;
+            Authority::pinned(keys, memory, unix_time())
+        }
+    };
+    if arguments.require_heartbeat {
+        authority.require_heartbeat();
+    }
+    Ok(Trust::Authority(Box::new(authority)))
 }
 
-fn read_key(path: &Path) -> Result<PublicKey, Failure> {
+/// The keys object that this device was given, or a newer one that came later.
+fn newest_keys(path: &Path, state: Option<&State>) -> Result<carousel_proto::keys::Keys, Failure> {
+    let bytes = std::fs::read(path).map_err(|e| Failure::reading(path, &e))?;
+    let given = SignedKeys::parse(&bytes).map_err(|_| {
+        Failure::usage(format!("{}: not a keys object; a public key goes with --key", path.display()))
+    })?;
+    given.is_signed().map_err(|e| Failure::untrusted(format!("{}: {e}", path.display())))?;
+    let kept = state.map_or(Ok(None), State::keys)?;
+    let kept = kept.filter(|kept| kept.keys.version > given.keys.version);
+    Ok(kept.unwrap_or(given).keys)
+}
+
+fn read_key(path: &Path) -> Result<Key, Failure> {
     let text = std::fs::read_to_string(path).map_err(|e| Failure::reading(path, &e))?;
-    PublicKey::decode(&text)
-        .or_else(|_| PublicKey::from_base64(text.trim()))
-        .map_err(|_| Failure::usage(format!("{}: {}", path.display(), not_a_public_key(&text))))
+    Key::parse(&text)
+        .ok_or_else(|| Failure::usage(format!("{}: {}", path.display(), not_a_public_key(&text))))
 }
 
 /// What `--out` means: a file, or a folder in which the object keeps its own name.
@@ -165,6 +193,7 @@ impl Target {
 struct Engine<'a> {
     arguments: &'a cli::Get,
     receiver: Receiver,
+    state: Option<State>,
     report: Report,
     target: Target,
     work: Option<WorkFile>,
@@ -187,6 +216,7 @@ struct Engine<'a> {
     /// Since when no packets are wanted; `None`: they are.
     sated: Option<Instant>,
     refusal_said: bool,
+    keys_refusal_said: bool,
     small_buffer_said: bool,
     /// Packets that the kernel dropped at each place, as it last said, and at all of them.
     overflowed: (Vec<u32>, u64),
@@ -212,6 +242,7 @@ impl<'a> Engine<'a> {
     fn new(
         arguments: &'a cli::Get,
         trust: Trust,
+        state: Option<State>,
         target: Target,
         work: Option<WorkFile>,
         tuner: Tuner,
@@ -220,6 +251,7 @@ impl<'a> Engine<'a> {
         Self {
             arguments,
             receiver: Receiver::new(trust, unix_time()),
+            state,
             report: Report::new(arguments.json, arguments.quiet),
             target,
             work,
@@ -235,6 +267,7 @@ impl<'a> Engine<'a> {
             decoding: 0,
             sated: None,
             refusal_said: false,
+            keys_refusal_said: false,
             small_buffer_said: false,
             overflowed: (Vec::new(), 0),
             complete: false,
@@ -347,6 +380,7 @@ impl<'a> Engine<'a> {
             match output {
                 Output::Started(manifest) => {
                     self.start(manifest, reception)?;
+                    self.remember()?;
                     for (channel, bytes) in self.receiver.take_early().iter() {
                         let verdict = self.receiver.handle_early(now, channel, bytes);
                         self.store(verdict, bytes)?;
@@ -362,9 +396,33 @@ impl<'a> Engine<'a> {
                     }
                 }
                 Output::Complete => self.complete = true,
+                Output::Keys(signed) => {
+                    self.report.keys(&signed.keys);
+                    if let Some(state) = &self.state {
+                        state.keep_keys(&signed)?;
+                    }
+                }
+                Output::Withdrawn(why) => {
+                    return Err(Failure::new(why.outcome(), format!("given up on the way: {why}")));
+                }
             }
         }
         Ok(())
+    }
+
+    /// From now on nothing older of this name.
+    fn handed_over(&mut self) -> Result<(), Failure> {
+        if let Some(authority) = self.receiver.authority() {
+            authority.handle_handover();
+        }
+        self.remember()
+    }
+
+    fn remember(&mut self) -> Result<(), Failure> {
+        match (&self.state, self.receiver.authority()) {
+            (Some(state), Some(authority)) => state.remember(authority.memory()),
+            _ => Ok(()),
+        }
     }
 
     /// A manifest was accepted: makes room for the object.
@@ -502,15 +560,15 @@ impl<'a> Engine<'a> {
             tracing::warn!("refused: {refusal}; waiting for another one");
             self.refusal_said = true;
         }
+        if let Some(refusal) = self.receiver.keys_refusal().filter(|_| !self.keys_refusal_said) {
+            tracing::warn!("refused: {refusal}; the keys stay as they are");
+            self.keys_refusal_said = true;
+        }
         let timeout = Duration::from_millis(self.arguments.timeout);
         let silent = Duration::from_nanos(self.clock - self.grown.0);
         let timed_out = !timeout.is_zero() && silent >= timeout;
         if timed_out && let Some(refusal) = self.receiver.refusal() {
-            let outcome = match refusal {
-                TrustError::Expired { .. } => Outcome::Stale,
-                _ => Outcome::Untrusted,
-            };
-            return Err(Failure::new(outcome, refusal.to_string()));
+            return Err(Failure::new(refusal.outcome(), refusal.to_string()));
         }
         if timed_out {
             return Err(Failure::new(Outcome::NoSignal, self.no_signal(&standing)));

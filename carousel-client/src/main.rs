@@ -16,6 +16,7 @@ mod receive;
 mod report;
 mod sandbox;
 mod ssm;
+mod state;
 mod tuner;
 mod writer;
 

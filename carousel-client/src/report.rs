@@ -1,6 +1,7 @@
 //! What people and programs get to see while a transfer runs, and at its end.
 
 use crate::tuner::Step;
+use carousel_proto::keys::Keys;
 use carousel_proto::manifest::Manifest;
 use carousel_proto::receiver::{ChannelCount, Counters};
 use carousel_proto::tiers::State;
@@ -95,6 +96,16 @@ impl Report {
                 "event": event, "seconds": self.began.elapsed().as_secs_f64(), "source": origin.address,
                 "group": group, "tier": tier, "loss": state.map(|s| s.loss), "baseline": state.map(|s| s.baseline),
             }));
+        }
+    }
+
+    /// Other keys count from now on.
+    pub fn keys(&self, keys: &Keys) {
+        tracing::info!("keys object {} is taken up", keys.version);
+        if self.json {
+            emit(
+                &json!({"event": "keys", "version": keys.version, "seconds": self.began.elapsed().as_secs_f64()}),
+            );
         }
     }
 

@@ -67,6 +67,8 @@ const DEADLY: [libc::c_long; 31] = [
 pub struct Reach<'a> {
     /// Where the target and its work file are.
     pub folder: &'a Path,
+    /// What the device remembers, if it does.
+    pub state: Option<&'a Path>,
     /// What DNS is asked with, if it is.
     pub dns: Option<Dns<'a>>,
 }
@@ -81,7 +83,7 @@ pub struct Dns<'a> {
 
 /// Enters the sandbox for good. What this kernel cannot do is said and not done.
 pub fn enter(reach: &Reach<'_>) {
-    if let Err(error) = drop_capabilities(reach.folder) {
+    if let Err(error) = drop_capabilities(reach) {
         tracing::warn!("capabilities cannot be dropped: {error}; going on with them");
     }
     match confine(reach) {
@@ -97,7 +99,7 @@ pub fn enter(reach: &Reach<'_>) {
 }
 
 /// Keeps what is useful. In whose folder we are is found out without the privilege that opens them all.
-fn drop_capabilities(folder: &Path) -> Result<(), caps::errors::CapsError> {
+fn drop_capabilities(reach: &Reach<'_>) -> Result<(), caps::errors::CapsError> {
     let had = caps::read(None, CapSet::Permitted)?;
     if had.is_empty() {
         return Ok(()); // without a system call that a service manager may have forbidden
@@ -106,7 +108,8 @@ fn drop_capabilities(folder: &Path) -> Result<(), caps::errors::CapsError> {
     caps::set(None, CapSet::Effective, &keep)?;
     let is_ours =
         |m: std::fs::Metadata| m.uid() == nix::unistd::geteuid().as_raw() && m.mode() & 0o300 == 0o300;
-    if !folder.metadata().is_ok_and(is_ours) {
+    let mut folders = [reach.folder].into_iter().chain(reach.state);
+    if !folders.all(|folder| folder.metadata().is_ok_and(is_ours)) {
         keep.extend(FOR_FOREIGN_FOLDERS.into_iter().filter(|capability| had.contains(capability)));
         caps::set(None, CapSet::Effective, &keep)?;
     }
@@ -125,7 +128,7 @@ fn confine(reach: &Reach<'_>) -> Result<RulesetStatus, RulesetError> {
         .handle_access(AccessNet::from_all(LANDLOCK))?
         .scope(Scope::from_all(LANDLOCK))?
         .create()?
-        .add_rules(path_beneath_rules([reach.folder], write))?
+        .add_rules(path_beneath_rules([reach.folder].into_iter().chain(reach.state), write))?
         .add_rules(path_beneath_rules(PROCESSORS, read))?
         .add_rules(path_beneath_rules(reach.dns.iter().flat_map(Dns::files), read))?
         .add_rules(ports)?

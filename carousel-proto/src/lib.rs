@@ -5,19 +5,23 @@
 //!
 //! The rooms, in the order a byte of the file passes them: [`geometry`] cuts the object into blocks and
 //! symbols, [`fec`] adds repair symbols, [`schedule`] puts all of them into sending order, [`pages`] hashes
-//! them into a tree, [`manifest`] describes the object and [`trust`] its signature; [`bundle`] is all that
-//! on the sender's disk, [`pacer`] says when to send, [`wire`] is the packet, [`receiver`] the way back;
+//! them into a tree, [`manifest`] describes the object and [`trust`] its signature; [`keys`], [`heartbeat`] and
+//! [`authority`] make trust last, with [`signature`]s in few bytes; [`bundle`] is all that on the sender's disk, [`pacer`] says when to send, [`wire`] is the packet, [`receiver`] the way back;
 //! [`tiers`] says which channels to listen to.
 
+pub mod authority;
 pub mod bundle;
 pub mod fec;
 pub mod geometry;
+pub mod heartbeat;
+pub mod keys;
 pub mod manifest;
 pub mod outcome;
 pub mod pacer;
 pub mod pages;
 pub mod receiver;
 pub mod schedule;
+pub mod signature;
 pub mod sources;
 pub mod tiers;
 pub mod trust;

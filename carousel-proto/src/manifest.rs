@@ -202,6 +202,8 @@ pub enum SignatureAlgorithm {
     None = 0,
     /// The text of a minisign signature file, prehashed Ed25519.
     Minisign = 1,
+    /// Signatures of minisign in few bytes, [`crate::signature`]: not for manifests.
+    Several = 2,
 }
 
 /// Manifest bytes and signature as they lie in the body of a manifest packet.

@@ -372,6 +372,15 @@ impl Order {
         if self.cycle == 0 { 1 } else { (self.cycle * self.interval).div_ceil(self.interval - 1) }
     }
 
+    /// The number of the manifest that stands at a position: 0, 1, 2, … for those that come one after the other.
+    pub fn manifest_number(&self, position: Position) -> u64 {
+        match (self.cycle, self.block_pages) {
+            (0, _) => position.0,
+            (_, 0) => position.0 / self.interval,
+            _ => position.0 / self.interval / 2,
+        }
+    }
+
     /// What stands at a position. In every interval one packet, at a place that looks random so that no
     /// periodic loss can hit it always, is manifest or block page; the rest are the records in their order.
     pub fn item(&self, position: Position) -> Item {
@@ -390,6 +399,27 @@ impl Order {
         let record = (turn * (self.interval - 1) + at - u64::from(at > control)) % self.cycle;
         let round = &self.rounds[self.rounds.partition_point(|round| round.first <= record) - 1];
         round.record(record - round.first)
+    }
+}
+
+/// What a server sends in a manifest's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Statement {
+    /// The manifest.
+    Manifest,
+    /// The heartbeat.
+    Heartbeat,
+    /// One of the keys objects.
+    Keys(usize),
+}
+
+/// Manifest, heartbeat and keys objects take turns in the manifests' places; several keys objects share one turn.
+pub fn statement(manifest_number: u64, has_heartbeat: bool, keys: usize) -> Statement {
+    let turns = 1 + u64::from(has_heartbeat) + u64::from(keys > 0);
+    match manifest_number % turns {
+        0 => Statement::Manifest,
+        1 if has_heartbeat => Statement::Heartbeat,
+        _ => Statement::Keys((manifest_number / turns % keys.max(1) as u64) as usize),
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! minisign's format: <https://jedisct1.github.io/minisign/#signature-format>; only the prehashed form.
 
+use crate::authority::Authority;
 use crate::manifest::{Envelope, Manifest, ManifestError, SignatureAlgorithm};
+use crate::outcome::Outcome;
 use minisign_verify::{PublicKey, Signature};
 
 /// What makes a manifest acceptable.
@@ -13,6 +15,8 @@ pub enum Trust {
     Digest([u8; 32]),
     /// The first one that comes.
     Anyone,
+    /// Signed by a key that counts now, and not older than what is remembered.
+    Authority(Box<Authority>),
 }
 
 /// Why a manifest is not acceptable.
@@ -43,6 +47,41 @@ pub enum TrustError {
         /// Seconds since 1970.
         expires: u64,
     },
+    /// Signed by a key whose word is void.
+    #[error("signature of {name:?} is by key {key_id}, which was revoked")]
+    Revoked {
+        /// Object name.
+        name: String,
+        /// Key id as claimed, the way minisign prints it.
+        key_id: String,
+    },
+    /// Older than what this device had, or than the keys object allows.
+    #[error("{name:?} is release {seq}, but nothing below {least} is taken: an old release was sent again")]
+    Rollback {
+        /// Object name.
+        name: String,
+        /// Its release sequence number.
+        seq: u64,
+        /// The least one that is taken.
+        least: u64,
+    },
+    /// The keys object is too old to begin anything under it.
+    #[error(
+        "keys object {version} expired on {}: nothing is begun before a newer one comes",
+        crate::units::show_moment(*.expires)
+    )]
+    KeysExpired {
+        /// Its version.
+        version: u64,
+        /// Seconds since 1970.
+        expires: u64,
+    },
+    /// No server says that this is still the release to take.
+    #[error("no fresh heartbeat says that {name:?} is still the release to take")]
+    NoHeartbeat {
+        /// Object name.
+        name: String,
+    },
     /// Another object than the one asked for.
     #[error("{name:?} has another digest than the one asked for")]
     Digest {
@@ -51,14 +90,34 @@ pub enum TrustError {
     },
 }
 
+impl TrustError {
+    /// How a program ends that waited in vain for something better.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Expired { .. }
+            | Self::Rollback { .. }
+            | Self::KeysExpired { .. }
+            | Self::NoHeartbeat { .. } => Outcome::Stale,
+            Self::Manifest(_)
+            | Self::Unsigned { .. }
+            | Self::Signature { .. }
+            | Self::Revoked { .. }
+            | Self::Digest { .. } => Outcome::Untrusted,
+        }
+    }
+}
+
 impl Trust {
     /// The manifest of an envelope, if it may be believed and has not expired at `unix_time` (seconds since
     /// 1970; 0 where there is no clock).
-    pub fn check(&self, envelope: &Envelope<'_>, unix_time: u64) -> Result<Manifest, TrustError> {
+    pub fn check(&mut self, envelope: &Envelope<'_>, unix_time: u64) -> Result<Manifest, TrustError> {
+        if let Self::Authority(authority) = self {
+            return authority.check(envelope); // which has its own idea of the time
+        }
         let manifest = Manifest::parse(envelope.manifest)?;
         let name = manifest.name.clone();
         match self {
-            Self::Anyone => {}
+            Self::Anyone | Self::Authority(_) => {}
             Self::Digest(digest) if manifest.digest == *digest => {}
             Self::Digest(_) => return Err(TrustError::Digest { name }),
             Self::Keys(keys) => {

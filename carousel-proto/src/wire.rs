@@ -45,6 +45,10 @@ pub enum Kind {
     BlockPage = 2,
     /// A source or repair symbol.
     Symbol = 3,
+    /// Which keys are to be believed.
+    Keys = 4,
+    /// That the manifest is still the one to take.
+    Heartbeat = 5,
 }
 
 /// First 16 bytes of the object's BLAKE3.
@@ -108,6 +112,8 @@ impl<'a> Packet<'a> {
             1 => Kind::HashPage,
             2 => Kind::BlockPage,
             3 => Kind::Symbol,
+            4 => Kind::Keys,
+            5 => Kind::Heartbeat,
             other => return Err(WireError::Kind(other)),
         };
         let flags = u16::from_be_bytes([bytes[AT_FLAGS], bytes[AT_FLAGS + 1]]);
@@ -115,6 +121,11 @@ impl<'a> Packet<'a> {
             return Err(WireError::Flags(flags));
         }
         Ok(Self { bytes, kind })
+    }
+
+    /// All of it.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
     }
 
     /// What it carries.
@@ -208,11 +219,12 @@ mod tests {
     proptest! {
         #[test]
         fn emit_and_parse_mirror_each_other(
-            kind in 0u8..4, seq in any::<u32>(), sum in any::<[u8; 16]>(), inst in any::<[u8; 4]>(),
+            kind in 0u8..6, seq in any::<u32>(), sum in any::<[u8; 16]>(), inst in any::<[u8; 4]>(),
             size in 0u64..1 << 48, offset in 0u64..1 << 48, slot in any::<u32>(),
             body in proptest::collection::vec(any::<u8>(), 0..64),
         ) {
-            let kind = [Kind::Manifest, Kind::HashPage, Kind::BlockPage, Kind::Symbol][usize::from(kind)];
+            let kinds = [Kind::Manifest, Kind::HashPage, Kind::BlockPage, Kind::Symbol, Kind::Keys, Kind::Heartbeat];
+            let kind = kinds[usize::from(kind)];
             let mut prefix = [0xff; PREFIX_LEN];
             emit_prefix(&mut prefix, kind, Sequence(seq), Checksum(sum), Instance(inst));
             let mut bytes = prefix.to_vec();

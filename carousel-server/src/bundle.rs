@@ -99,6 +99,7 @@ pub struct Bundle {
     pub checksum: Checksum,
     pub instance: Instance,
     pub signed: bool,
+    manifest_bytes: Vec<u8>,
     places: Places,
     map: Mmap,
 }
@@ -113,6 +114,7 @@ impl Bundle {
         // running server ends that server with SIGBUS; bundles are replaced by rename, which is harmless.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Failure::reading(path, &e))?;
         let envelope = head.envelope()?;
+        let manifest_bytes = envelope.manifest.to_vec();
         let (instance, signed) = (instance_of(envelope.manifest), envelope.algorithm != 0);
         let places = Places::new(&head.layout);
         if (map.len() as u64) < places.file_len() {
@@ -124,11 +126,17 @@ impl Bundle {
             checksum: head.manifest.checksum(),
             instance,
             signed,
+            manifest_bytes,
             layout: head.layout,
             places,
             map,
             manifest: head.manifest,
         })
+    }
+
+    /// The bytes that are signed.
+    pub fn manifest_bytes(&self) -> &[u8] {
+        &self.manifest_bytes
     }
 
     /// Whether the other one sends the same packets: the manifest says all of it, down to the last hash.

@@ -1,6 +1,6 @@
 //! The command line, as definitions only. Other programs rely on these names.
 
-use carousel_proto::units::{parse_rate, parse_size};
+use carousel_proto::units::{parse_duration_ms, parse_rate, parse_size};
 use clap::{Args, Parser, Subcommand};
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
@@ -13,6 +13,7 @@ use std::path::PathBuf;
     after_help = "\
 Examples:
   carousel-server keygen --out release
+  carousel-server keys --help
   carousel-server pack firmware.img --key release.key --out firmware.carousel
   carousel-server run firmware.carousel --group ff3e::8000:1 --port 5004 --interface eth0 --rate 20M
   carousel-server zone --config server.toml
@@ -46,6 +47,9 @@ pub enum Command {
     Pack(Pack),
     /// Put a signature that minisign made elsewhere into an unsigned bundle
     Seal(Seal),
+    /// Say which keys devices shall believe: make, sign and read keys objects
+    #[command(subcommand)]
+    Keys(Keys),
     /// Say what a bundle is, and check every hash in it
     Inspect(Inspect),
     /// Send bundles for ever
@@ -127,6 +131,102 @@ pub struct Seal {
     pub key: Option<PathBuf>,
 }
 
+/// The keys object tells devices which keys count. It is signed by root keys, some of those that devices believe
+/// already, and reaches them on the carousel.
+#[derive(Subcommand, Debug)]
+#[command(after_help = "\
+A fleet whose keys objects need two of three root keys:
+  carousel-server keys create --out fleet.keys --version 1 --threshold 2 \\
+      --root r1.pub --root r2.pub --root r3.pub --release release.pub
+  carousel-server keys sign fleet.keys --key r1.key
+  minisign -S -s r2.key -m fleet.keys.cbor && carousel-server keys seal fleet.keys --signature fleet.keys.cbor.minisig
+  carousel-server keys inspect fleet.keys
+Devices get fleet.keys at the factory. For a new release key: version 2, signed in the same way, and
+  carousel-server run … --keys fleet-2.keys")]
+pub enum Keys {
+    /// Write a keys object that nobody has signed yet, and OUT.cbor, the bytes to be signed
+    Create(KeysCreate),
+    /// Sign a keys object with a root key
+    Sign(KeysSign),
+    /// Put signatures that minisign made of OUT.cbor into a keys object
+    Seal(KeysSeal),
+    /// Say what a keys object is, and check its signatures
+    Inspect(KeysInspect),
+}
+
+#[derive(Args, Debug)]
+pub struct KeysCreate {
+    /// The keys object to write
+    #[arg(long, value_name = "F.keys")]
+    pub out: PathBuf,
+    /// Its number: devices take only greater ones than they have
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub version: u64,
+    /// How many root keys must sign the next keys object, and this one
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
+    pub threshold: u8,
+    /// Key that signs keys objects, 8 at most; may be repeated
+    #[arg(long, value_name = "K.pub", required = true)]
+    pub root: Vec<PathBuf>,
+    /// Key that signs manifests; may be repeated
+    #[arg(long, value_name = "K.pub")]
+    pub release: Vec<PathBuf>,
+    /// Key that signs heartbeats, on a server; may be repeated
+    #[arg(long, value_name = "K.pub")]
+    pub heartbeat: Vec<PathBuf>,
+    /// Key whose word is void from now on, as its file or its id; may be repeated
+    #[arg(long, value_name = "K.pub|ID")]
+    pub revoke: Vec<String>,
+    /// No release of this name below this sequence number; may be repeated
+    #[arg(long, value_name = "NAME=SEQ", value_parser = parse_floor)]
+    pub least: Vec<(String, u64)>,
+    /// Last day on which devices begin anything under it, as YYYY-MM-DD (UTC), or @SECONDS since 1970
+    #[arg(long, value_parser = parse_moment)]
+    pub expires: Option<u64>,
+    /// When it was made, as for --expires [default: SOURCE_DATE_EPOCH, else now]
+    #[arg(long, value_parser = parse_moment)]
+    pub created: Option<u64>,
+    /// Devices begin nothing without a fresh heartbeat
+    #[arg(long)]
+    pub require_heartbeat: bool,
+    /// Overwrite an existing keys object
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct KeysSign {
+    /// The keys object
+    #[arg(value_name = "F.keys")]
+    pub object: PathBuf,
+    /// Secret root key (minisign's format)
+    #[arg(long, value_name = "K.key")]
+    pub key: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct KeysSeal {
+    /// The keys object
+    #[arg(value_name = "F.keys")]
+    pub object: PathBuf,
+    /// A file that minisign wrote: F.keys.cbor.minisig; may be repeated
+    #[arg(long, required = true)]
+    pub signature: Vec<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct KeysInspect {
+    /// The keys object
+    #[arg(value_name = "F.keys")]
+    pub object: PathBuf,
+    /// Check that devices which have this one would take it
+    #[arg(long, value_name = "OLD.keys")]
+    pub after: Option<PathBuf>,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
 #[derive(Args, Debug)]
 pub struct Inspect {
     /// The bundle
@@ -183,6 +283,16 @@ pub struct Run {
     /// Source address [default: the kernel's choice for the group]
     #[arg(long)]
     pub source: Option<Ipv6Addr>,
+    /// Keys object to send along; may be repeated: the newest, and those before it that changed the root keys
+    #[arg(long, value_name = "F.keys")]
+    pub keys: Vec<PathBuf>,
+    /// Secret key that signs heartbeats: the only secret a server may hold. Whoever steals it can hold devices back
+    /// at a release, and install nothing
+    #[arg(long, value_name = "K.key")]
+    pub heartbeat_key: Option<PathBuf>,
+    /// How long a heartbeat counts: so long can a network withhold a new release unnoticed [default: 1d]
+    #[arg(long, value_name = "DURATION", value_parser = parse_life)]
+    pub heartbeat_life: Option<u64>,
     /// Send one cycle and end
     #[arg(long)]
     pub once: bool,
@@ -252,6 +362,21 @@ pub fn parse_dscp(text: &str) -> Result<u8, String> {
         (t, _) => t.parse().ok().filter(|v| *v < 64),
     };
     value.ok_or_else(|| format!("{text:?} is no code point: use le, ef, cs0 … cs7, af11 … af43, or 0 … 63"))
+}
+
+/// How many seconds a heartbeat counts.
+pub fn parse_life(text: &str) -> Result<u64, String> {
+    match parse_duration_ms(text)? / 1000 {
+        0 => Err(format!("{text:?} is too short for a heartbeat: give it a minute at least, usually 1d")),
+        seconds => Ok(seconds),
+    }
+}
+
+fn parse_floor(text: &str) -> Result<(String, u64), String> {
+    let (name, seq) = text.rsplit_once('=').unwrap_or((text, ""));
+    let seq =
+        seq.parse().map_err(|_| format!("{text:?} is no least release: write it like firmware.img=42"))?;
+    Ok((name.to_owned(), seq))
 }
 
 /// `YYYY-MM-DD` at 0:00 UTC or `@SECONDS`, as seconds since 1970.

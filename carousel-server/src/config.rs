@@ -1,7 +1,9 @@
 //! The configuration file. What is wrong with it is told in one line that names the file, the line and the remedy.
 
-use crate::cli::{parse_address, parse_dscp};
+use crate::cli::{parse_address, parse_dscp, parse_life};
 use crate::plan::{DEFAULT_RATE, Plan, Session, Way};
+use crate::sandbox;
+use crate::statements::Files;
 use carousel_dns::records::{MAX_CHANNELS, derived_group};
 use carousel_dns::{Ladder, Name, Source};
 use carousel_proto::outcome::Failure;
@@ -9,10 +11,7 @@ use carousel_proto::schedule::{MAX_ROUNDS_LOG2, Tier};
 use carousel_proto::units::parse_rate;
 use serde::Deserialize;
 use std::fmt::Display;
-use std::fs;
-use std::io::{self, Read};
 use std::net::Ipv6Addr;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use toml::{Spanned, Value};
 
@@ -38,6 +37,10 @@ struct Document {
     hops: Option<Hops>,
     dscp: Option<Dscp>,
     rate: Option<Rate>,
+    #[serde(default)]
+    keys: Vec<PathBuf>,
+    heartbeat_key: Option<PathBuf>,
+    heartbeat_life: Option<Life>,
     #[serde(default)]
     session: Vec<Spanned<SessionTable>>,
     #[serde(default)]
@@ -97,6 +100,10 @@ struct Rate(u64);
 struct Dscp(u8);
 
 #[derive(Deserialize, Clone, Copy)]
+#[serde(try_from = "Value")]
+struct Life(u64);
+
+#[derive(Deserialize, Clone, Copy)]
 #[serde(try_from = "i64")]
 struct Port(u16);
 
@@ -135,6 +142,13 @@ impl TryFrom<Value> for Rate {
     type Error = String;
     fn try_from(value: Value) -> Result<Self, String> {
         parse_rate(&word(value)?).map(Self)
+    }
+}
+
+impl TryFrom<Value> for Life {
+    type Error = String;
+    fn try_from(value: Value) -> Result<Self, String> {
+        parse_life(&word(value)?).map(Self)
     }
 }
 
@@ -228,25 +242,10 @@ impl File<'_> {
     }
 }
 
-/// A file's contents, without read(2): the sandbox has only pread(2), which cannot receive. What is no file, a pipe
-/// perhaps, can be read once, before the sandbox is entered.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = fs::File::open(path)?;
-    let metadata = file.metadata()?;
-    let mut bytes = Vec::new();
-    if metadata.is_file() {
-        bytes.resize(metadata.len() as usize, 0);
-        file.read_exact_at(&mut bytes, 0)?;
-    } else {
-        file.read_to_end(&mut bytes)?;
-    }
-    Ok(bytes)
-}
-
 impl Config {
     /// Reads a file. What `flags` say goes before what it says.
     pub fn read(path: &Path, flags: &Way) -> Result<Self, Failure> {
-        let bytes = read(path).map_err(|e| Failure::reading(path, &e))?;
+        let bytes = sandbox::read(path).map_err(|e| Failure::reading(path, &e))?;
         let text = str::from_utf8(&bytes).map_err(|_| {
             Failure::usage(format!("{}: is no text in UTF-8; is it the right file?", path.display()))
         })?;
@@ -283,7 +282,13 @@ impl Config {
             }
             servers.push(server);
         }
-        let plan = Plan { sessions };
+        let folder = file.path.parent().unwrap_or(Path::new(""));
+        let statements = Files {
+            keys: document.keys.iter().map(|path| folder.join(path)).collect(),
+            heartbeat_key: document.heartbeat_key.as_ref().map(|path| folder.join(path)),
+            heartbeat_life: document.heartbeat_life.map(|Life(seconds)| seconds),
+        };
+        let plan = Plan { sessions, statements };
         plan.check()?;
         Ok(Self { plan, servers })
     }
@@ -484,6 +489,19 @@ mod tests {
         assert_eq!((channel.target.interface.as_str(), channel.target.port, channel.phase), ("c", 2, 3));
         assert_eq!((channel.target.hops, channel.target.dscp), (2, 46));
         assert_eq!(channel.target.source, "fd00::1".parse().ok());
+    }
+
+    #[test]
+    fn keys_and_heartbeats_lie_beside_the_file() {
+        let text = "keys = [\"a.keys\", \"/b.keys\"]\nheartbeat_key = \"h.key\"\nheartbeat_life = \"2h\"\n";
+        let said = parse(&(text.to_owned() + HEAD + "groups = [\"ff3e::1\"]")).unwrap().plan.statements;
+        assert_eq!(said.keys, [Path::new("/etc/a.keys"), Path::new("/b.keys")]);
+        assert_eq!(
+            (said.heartbeat_key.unwrap().as_path(), said.heartbeat_life),
+            (Path::new("/etc/h.key"), Some(7200))
+        );
+        let failure = parse(&("heartbeat_life = \"5ms\"\n".to_owned() + HEAD)).unwrap_err();
+        assert!(failure.message.contains("line 1: \"5ms\" is too short"), "{failure}");
     }
 
     #[test]

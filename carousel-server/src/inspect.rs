@@ -22,7 +22,7 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Failure> {
     let trusted = match &arguments.key {
         None => None,
         Some(path) => {
-            let trust = Trust::Keys(vec![read_public_key(path)?]);
+            let mut trust = Trust::Keys(vec![read_public_key(path)?]);
             trust
                 .check(&envelope, 0)
                 .map_err(|e| Failure::untrusted(format!("{}: {e}", arguments.bundle.display())))?;

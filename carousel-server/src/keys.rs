@@ -2,9 +2,11 @@
 
 use crate::bundle::{read_head, write_manifest};
 use crate::cli;
+use crate::sandbox;
 use blake2::{Blake2b512, Digest};
 use carousel_proto::manifest::{Envelope, Manifest, SignatureAlgorithm};
 use carousel_proto::outcome::{Failure, Outcome};
+use carousel_proto::signature::KeyId;
 use carousel_proto::trust::{Trust, not_a_public_key, parse_signature};
 use ct_codecs::{Base64, Decoder, Encoder};
 use ed25519_dalek::{Signer, SigningKey};
@@ -43,6 +45,13 @@ pub struct ReleaseKey {
     /// minisign's key id, as it lies in files.
     id: [u8; 8],
     signing: SigningKey,
+}
+
+impl ReleaseKey {
+    /// minisign's key id.
+    pub fn id(&self) -> KeyId {
+        KeyId::new(self.id)
+    }
 }
 
 /// Reads a secret key; asks for its password if it has one.
@@ -97,9 +106,13 @@ pub fn read_public_key(path: &Path) -> Result<minisign_verify::PublicKey, Failur
 /// (<https://jedisct1.github.io/minisign/#signature-format>). minisign's own library salts its signatures;
 /// plain Ed25519 (RFC 8032) does not, and a bundle is to be reproducible to the last bit.
 pub fn sign(manifest: &[u8], described: &Manifest, key: &ReleaseKey) -> Result<String, Failure> {
+    sign_text(manifest, &format!("carousel manifest seq:{}", described.seq), key)
+}
+
+/// Signs anything, with a trusted comment.
+pub fn sign_text(bytes: &[u8], trusted: &str, key: &ReleaseKey) -> Result<String, Failure> {
     let failed = || Failure::new(Outcome::Failed, "the signature could not be written as text");
-    let signature = key.signing.sign(&Blake2b512::digest(manifest)).to_bytes();
-    let trusted = format!("carousel manifest seq:{}", described.seq);
+    let signature = key.signing.sign(&Blake2b512::digest(bytes)).to_bytes();
     let global = key.signing.sign(&[&signature[..], trusted.as_bytes()].concat()).to_bytes();
     let base64 = |bytes: &[u8]| Base64::encode_to_string(bytes).map_err(|_| failed());
     let first = base64(&[b"ED", &key.id[..], &signature].concat())?;
@@ -147,7 +160,8 @@ pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 }
 
 fn read_text(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path).map_err(|e| Failure::reading(path, &e))
+    let bytes = sandbox::read(path).map_err(|e| Failure::reading(path, &e))?;
+    String::from_utf8(bytes).map_err(|_| Failure::usage(format!("{}: is no text; is it the right file?", path.display())))
 }
 
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {

@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod demo;
 mod inspect;
+mod keyring;
 mod keys;
 mod nameserver;
 mod namespace;
@@ -19,6 +20,7 @@ mod run;
 mod sandbox;
 mod send;
 mod socket;
+mod statements;
 #[cfg(target_pointer_width = "64")]
 mod syscalls;
 mod zone;
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         cli::Command::Keygen(a) => keys::keygen(&a),
         cli::Command::Pack(a) => pack::pack(&a),
         cli::Command::Seal(a) => keys::seal(&a),
+        cli::Command::Keys(a) => keyring::keys(&a),
         cli::Command::Inspect(a) => inspect::inspect(&a),
         cli::Command::Run(a) => run::run(&a),
         cli::Command::Zone(a) => zone::zone(&a),

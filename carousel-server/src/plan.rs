@@ -4,6 +4,7 @@ use crate::bundle::Bundle;
 use crate::cli;
 use crate::config::Config;
 use crate::socket::Target;
+use crate::statements::{Files, Statements};
 use carousel_dns::{Ladder, Name};
 use carousel_proto::outcome::Failure;
 use carousel_proto::schedule::{Layout, Tier};
@@ -18,6 +19,8 @@ pub const DEFAULT_RATE: u64 = 10_000_000;
 #[derive(Debug)]
 pub struct Plan {
     pub sessions: Vec<Session>,
+    /// What is sent along with all of them.
+    pub statements: Files,
 }
 
 /// All channels of one bundle.
@@ -60,9 +63,16 @@ pub struct Way {
 pub struct Work {
     pub channel: Channel,
     pub bundle: Arc<Bundle>,
+    pub statements: Arc<Statements>,
 }
 
 impl Plan {
+    /// What is read, now and whenever it is taken up anew.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let bundles = self.sessions.iter().map(|session| &session.bundle);
+        bundles.chain(self.statements.paths()).cloned().collect()
+    }
+
     /// What a command line wants. Called again, it reads the file again.
     pub fn new(arguments: &cli::Run) -> Result<Self, Failure> {
         let way = Way {
@@ -73,10 +83,17 @@ impl Plan {
             hops: arguments.hops,
             dscp: arguments.dscp,
         };
-        match &arguments.config {
-            Some(path) => Ok(Config::read(path, &way)?.plan),
-            None => Self::from_flags(arguments, &way),
-        }
+        let mut plan = match &arguments.config {
+            Some(path) => Config::read(path, &way)?.plan,
+            None => Self::from_flags(arguments, &way)?,
+        };
+        let flags = Files {
+            keys: arguments.keys.clone(),
+            heartbeat_key: arguments.heartbeat_key.clone(),
+            heartbeat_life: arguments.heartbeat_life,
+        };
+        plan.statements = flags.or(plan.statements);
+        Ok(plan)
     }
 
     fn from_flags(arguments: &cli::Run, way: &Way) -> Result<Self, Failure> {
@@ -102,7 +119,7 @@ impl Plan {
             })
         };
         let sessions: Result<_, String> = bundles.iter().zip(groups_of).map(session).collect();
-        let plan = Self { sessions: sessions.map_err(Failure::usage)? };
+        let plan = Self { sessions: sessions.map_err(Failure::usage)?, statements: Files::default() };
         plan.check().map(|()| plan)
     }
 
@@ -129,6 +146,7 @@ impl Plan {
     pub fn open(self) -> Result<Vec<Work>, Failure> {
         let mut bundles: Vec<Arc<Bundle>> = Vec::new();
         let mut works = Vec::new();
+        let signed = self.statements.read()?;
         for session in self.sessions {
             // A file that is renamed over meanwhile must not be there in two versions.
             let bundle = match bundles.iter().find(|known| known.path == session.bundle) {
@@ -136,7 +154,9 @@ impl Plan {
                 None => Arc::new(Bundle::open(&session.bundle)?),
             };
             session.check(&bundle.layout)?;
-            let work = |channel| Work { channel, bundle: Arc::clone(&bundle) };
+            let statements = Arc::new(signed.statements(&bundle)?);
+            let work =
+                |channel| Work { channel, bundle: Arc::clone(&bundle), statements: Arc::clone(&statements) };
             works.extend(session.channels.into_iter().map(work));
             bundles.push(bundle);
         }
@@ -163,7 +183,9 @@ impl Session {
 impl Work {
     /// Whether a channel that does this need not change to do the other.
     pub fn is_same(&self, other: &Self) -> bool {
-        self.channel == other.channel && self.bundle.is_same(&other.bundle)
+        self.channel == other.channel
+            && self.bundle.is_same(&other.bundle)
+            && self.statements.is_same(&other.statements)
     }
 }
 

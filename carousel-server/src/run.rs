@@ -40,10 +40,12 @@ struct Supervisor<'a> {
 
 /// `run`.
 pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
-    let works = Plan::new(arguments)?.open()?;
+    let plan = Plan::new(arguments)?;
+    let files = plan.files();
+    let works = plan.open()?;
     check_interfaces(&works, &[])?;
     let on_terminal = std::io::stderr().is_terminal();
-    let sandbox = enter_sandbox(arguments, &works);
+    let sandbox = enter_sandbox(arguments, &files);
     let (events, inbox) = channel();
     catch_signals(arguments.once, events.clone())?;
     let mut supervisor = Supervisor { arguments, sandbox, channels: Vec::new(), events, alive: 0 };
@@ -82,7 +84,7 @@ impl Supervisor<'_> {
     fn reload(&mut self) -> Result<(), Failure> {
         self.arguments.config.iter().try_for_each(|file| self.sandbox.check(file))?;
         let plan = Plan::new(self.arguments)?;
-        plan.sessions.iter().try_for_each(|session| self.sandbox.check(&session.bundle))?;
+        plan.files().iter().try_for_each(|file| self.sandbox.check(file))?;
         let works = plan.open()?;
         check_interfaces(&works, &self.channels)?;
         self.take_up(works, Instant::now() + NOTICE)
@@ -174,15 +176,15 @@ fn spawn(thread: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
 }
 
 /// Gives up what the program will not need again. Before there are threads.
-fn enter_sandbox(arguments: &cli::Run, works: &[Work]) -> Sandbox {
+fn enter_sandbox(arguments: &cli::Run, files: &[PathBuf]) -> Sandbox {
     if arguments.no_sandbox {
         tracing::warn!(
             "--no-sandbox: the server listens to nothing, but the kernel does not keep it from doing so"
         );
         return Sandbox::none();
     }
-    let bundles = works.iter().map(|work| work.bundle.path.as_path());
-    let files: Vec<&Path> = arguments.config.as_deref().into_iter().chain(bundles).collect();
+    let files = files.iter().map(PathBuf::as_path);
+    let files: Vec<&Path> = arguments.config.as_deref().into_iter().chain(files).collect();
     Sandbox::enter(&files)
 }
 

@@ -13,7 +13,8 @@ use landlock::{
 };
 use std::collections::BTreeSet;
 use std::fs::{File, canonicalize};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// The newest Landlock of which we know what it takes away. Older kernels take away what they can.
@@ -75,6 +76,21 @@ impl Sandbox {
             file.display()
         )))
     }
+}
+
+/// A file's contents, without read(2): the sandbox has only pread(2), which cannot receive. What is no file, a pipe
+/// perhaps, can be read once, before the sandbox is entered.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let metadata = file.metadata()?;
+    let mut bytes = Vec::new();
+    if metadata.is_file() {
+        bytes.resize(metadata.len() as usize, 0);
+        file.read_exact_at(&mut bytes, 0)?;
+    } else {
+        file.read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
 }
 
 /// Where these files are, and where they are reached: a link may be replaced by a file.

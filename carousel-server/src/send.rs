@@ -67,7 +67,6 @@ impl Channel {
         let phase = phase(work.channel.phase, order.cycle());
         let mut left = once.then(|| order.cycle() + order.interval());
         let mut pacer = Pacer::new(work.channel.rate, bundle.packet_len(), now());
-        let mut burst: Vec<Outgoing<'_>> = Vec::with_capacity(pacer.burst() as usize);
         let ahead = pacer.packets_in(READ_AHEAD_NS);
         let mut reader = ReadAhead::new(bundle);
         let mut next: Option<Change> = None;
@@ -91,21 +90,22 @@ impl Channel {
                 }
                 Step::Send(first, count) => (first, count),
             };
-            burst.clear();
+            // Outlives the burst; it is another one from time to time.
+            let heartbeat = work.statements.heartbeat();
+            let mut burst: Vec<Outgoing<'_>> = Vec::with_capacity(count as usize);
             for position in (first.0..).take(count as usize) {
                 // The sequence goes on from the clock too, then counts what is really sent.
                 let number = self.sequence.map_or(position as u32, |s: u32| s.wrapping_add(1));
                 self.sequence = Some(number);
-                let item = order.item(Position(position.wrapping_add(phase)));
+                let position = Position(position.wrapping_add(phase));
+                let item = order.item(position);
+                let statement = (item == Item::Manifest)
+                    .then(|| work.statements.instead(order.manifest_number(position), heartbeat.as_deref()));
+                let (kind, record) =
+                    statement.flatten().unwrap_or_else(|| (kind(bundle, item), bundle.record(item)));
                 let mut prefix = [0; PREFIX_LEN];
-                emit_prefix(
-                    &mut prefix,
-                    kind(bundle, item),
-                    Sequence(number),
-                    bundle.checksum,
-                    bundle.instance,
-                );
-                burst.push(Outgoing { prefix, record: bundle.record(item) });
+                emit_prefix(&mut prefix, kind, Sequence(number), bundle.checksum, bundle.instance);
+                burst.push(Outgoing { prefix, record });
             }
             tracing::trace!(position = first.0, count, "burst");
             self.sent += self.link.send(&burst);

@@ -245,7 +245,7 @@ pub fn get_line(sources: &[&str], packed: &Packed, out: &Path, more: &[&str]) ->
         line.extend(args(&[&"--source", source]));
     }
     line.extend(args(&[&"--out", &out, &"--json"]));
-    if !more.iter().any(|word| ["--digest", "--insecure"].contains(word)) {
+    if !more.iter().any(|word| ["--digest", "--insecure", "--keys"].contains(word)) {
         line.extend(args(&[&"--key", &packed.keys.public]));
     }
     if !more.contains(&"--timeout") {

@@ -808,6 +808,8 @@ impl Client {
                 }
                 Output::BlockReady(job) => self.jobs.push_back((self.packets + DECODING, job)),
                 Output::Complete => self.complete = true,
+                // This receiver trusts by digest: no keys come and go.
+                Output::Keys(_) | Output::Withdrawn(_) => unreachable!("no keys object is believed here"),
             }
         }
     }

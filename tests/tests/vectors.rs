@@ -12,13 +12,18 @@
 use carousel_proto::bundle::{BundleHeader, Places, layout_of};
 use carousel_proto::fec::BlockEncoder;
 use carousel_proto::geometry::{Esi, Geometry, GeometryError, Sbn};
+use carousel_proto::heartbeat::Heartbeat;
+use carousel_proto::keys::{Keys, KeysError, SignedKeys};
 use carousel_proto::manifest::{Envelope, Manifest, ManifestError, instance_of, is_plain_name};
 use carousel_proto::pacer::{Pacer, Step};
 use carousel_proto::pages::{
     LEAF_LEN, NODE_LEN, PageNumber, Subtree, TreeShape, block_hasher, block_pages, block_value,
     emit_block_pages, leaf, object_digest, verify_block_page,
 };
-use carousel_proto::schedule::{Content, Coset, Item, Layout, Order, Position, Tier, phase};
+use carousel_proto::schedule::{
+    Content, Coset, Item, Layout, Order, Position, Statement, Tier, phase, statement,
+};
+use carousel_proto::signature::Signature;
 use carousel_proto::wire::{HEADER_LEN, Kind, PREFIX_LEN, Packet, Sequence, Slot, WireError, emit_prefix};
 use carousel_tests::lab::Folder;
 use carousel_tests::scene::{AsOsString, args};
@@ -32,7 +37,7 @@ use std::sync::Once;
 /// Computes the outputs of a vector from its inputs.
 type Rule = fn(&[String]) -> Vec<String>;
 
-const RULES: [(&str, Rule); 29] = [
+const RULES: [(&str, Rule); 33] = [
     ("header-parse", |lines| each(lines, header_parse)),
     ("header-emit", |lines| each(lines, header_emit)),
     ("cut", |lines| each(lines, cut)),
@@ -62,6 +67,10 @@ const RULES: [(&str, Rule); 29] = [
     ("field", |lines| each(lines, field)),
     ("code", |lines| each(lines, code)),
     ("tiny", |lines| each(lines, tiny_bytes)),
+    ("keys", |lines| each(lines, keys_part)),
+    ("keys-edits", |lines| each(lines, keys_edit)),
+    ("heartbeat", |lines| each(lines, heartbeat_part)),
+    ("statements", |lines| each(lines, statements)),
 ];
 
 fn each(lines: &[String], rule: impl Fn(&str) -> String) -> Vec<String> {
@@ -353,8 +362,19 @@ fn cbor_len(bytes: &[u8]) -> usize {
         2 | 3 => head + value as usize,
         4 => (0..value).fold(head, |at, _| at + cbor_len(&bytes[at..])),
         5 => (0..2 * value).fold(head, |at, _| at + cbor_len(&bytes[at..])),
-        _ => panic!("type {major} is none of a manifest's"),
+        7 => head,
+        _ => panic!("type {major} is none of ours"),
     }
+}
+
+/// The key and its value, of a map.
+fn pair_of(bytes: &[u8], key: u8) -> &[u8] {
+    let mut at = 1;
+    while bytes[at] != key {
+        at += 1;
+        at += cbor_len(&bytes[at..]);
+    }
+    &bytes[at..][..1 + cbor_len(&bytes[at + 1..])]
 }
 
 /// `map`, `key 5`, `instance`, `checksum`, `bytes`: of the manifest with every key filled.
@@ -364,14 +384,7 @@ fn manifest_part(line: &str) -> String {
     assert_eq!(Manifest::parse(&bytes).unwrap(), manifest);
     match line.split(' ').next() {
         Some("map") => hex(&bytes[..1]),
-        Some("key") => {
-            let (mut at, key) = (1, word::<u8>(line, 1));
-            while bytes[at] != key {
-                at += 1;
-                at += cbor_len(&bytes[at..]);
-            }
-            hex(&bytes[at..][..1 + cbor_len(&bytes[at + 1..])])
-        }
+        Some("key") => hex(pair_of(&bytes, word(line, 1))),
         Some("bytes") => format!("{} BLAKE3 {}", bytes.len(), blake3::hash(&bytes)),
         Some("instance") => hex(&instance_of(&bytes).0),
         Some("checksum") => hex(&manifest.checksum().0),
@@ -381,16 +394,7 @@ fn manifest_part(line: &str) -> String {
 
 /// `change OLD to NEW` or `append BYTES`, in hexadecimal: what becomes of the full manifest.
 fn manifest_edit(line: &str) -> String {
-    let bytes = Tiny::read().full_manifest().emit();
-    let changed = if let Some(more) = line.strip_prefix("append ") {
-        [bytes, unhex(more)].concat()
-    } else {
-        let (old, new) = line.strip_prefix("change ").unwrap().split_once(" to ").unwrap();
-        let old = unhex(old);
-        let places: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(&old)).collect();
-        assert_eq!(places.len(), 1, "{line:?} does not stand there once");
-        [&bytes[..places[0]], &unhex(new), &bytes[places[0] + old.len()..]].concat()
-    };
+    let changed = changed(line, Tiny::read().full_manifest().emit());
     match Manifest::parse(&changed) {
         Ok(_) => format!("accepted, instance {}", hex(&instance_of(&changed).0)),
         Err(ManifestError::Cbor(_)) => "refused: CBOR".into(),
@@ -399,6 +403,19 @@ fn manifest_edit(line: &str) -> String {
         Err(ManifestError::Geometry(_)) => "refused: geometry".into(),
         Err(ManifestError::Tree { .. }) => "refused: tree".into(),
         Err(other) => panic!("{line:?}: {other}"),
+    }
+}
+
+/// Bytes after what a line says was done to them.
+fn changed(line: &str, bytes: Vec<u8>) -> Vec<u8> {
+    if let Some(more) = line.strip_prefix("append ") {
+        [bytes, unhex(more)].concat()
+    } else {
+        let (old, new) = line.strip_prefix("change ").unwrap().split_once(" to ").unwrap();
+        let old = unhex(old);
+        let places: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(&old)).collect();
+        assert_eq!(places.len(), 1, "{line:?} does not stand there once");
+        [&bytes[..places[0]], &unhex(new), &bytes[places[0] + old.len()..]].concat()
     }
 }
 
@@ -415,6 +432,78 @@ fn envelope(line: &str) -> String {
         }
         Err(_) => "refused".into(),
     }
+}
+
+// --- keys objects and heartbeats (sections 4.7 to 4.9) -----------------------------------------------------------
+
+/// `map`, `key 5`, `bytes`, `envelope`, `signature id`, `signature A`, `signature B`, `signature comment`: of test.keys.
+fn keys_part(line: &str) -> String {
+    let whole = file("test.keys");
+    let signed = SignedKeys::parse(&whole).unwrap();
+    assert_eq!((signed.emit().unwrap(), signed.keys.emit()), (whole.clone(), signed.bytes().to_vec()));
+    let signature = &Signature::emit_all(signed.signatures());
+    match line {
+        "map" => hex(&signed.bytes()[..1]),
+        "bytes" => format!("{} BLAKE3 {}", signed.bytes().len(), blake3::hash(signed.bytes())),
+        "envelope" => hex(&whole[..6]),
+        _ if line.starts_with("key ") => hex(pair_of(signed.bytes(), word(line, 1))),
+        _ => signature_part(signature, line),
+    }
+}
+
+fn signature_part(signature: &[u8], line: &str) -> String {
+    match line {
+        "signature id" => hex(&signature[..8]),
+        "signature A" => hex(&signature[8..72]),
+        "signature B" => hex(&signature[72..136]),
+        "signature comment" => {
+            let comment = &signature[137..];
+            assert_eq!(usize::from(signature[136]), comment.len());
+            format!("{} bytes: {}", comment.len(), String::from_utf8_lossy(comment))
+        }
+        _ => panic!("{line:?}: no such part"),
+    }
+}
+
+/// The bytes of the keys object, changed.
+fn keys_edit(line: &str) -> String {
+    let signed = SignedKeys::parse(&file("test.keys")).unwrap();
+    match Keys::parse(&changed(line, signed.bytes().to_vec())) {
+        Ok(_) => "accepted".into(),
+        Err(KeysError::Cbor(_)) => "refused: CBOR".into(),
+        Err(KeysError::Impossible { .. }) => "refused: impossible".into(),
+        Err(other) => panic!("{line:?}: {other}"),
+    }
+}
+
+/// The heartbeat of the tiny bundle, which counts for a day from its making on.
+fn tiny_heartbeat() -> Heartbeat {
+    Heartbeat::new(Tiny::read().envelope().manifest, 1_800_000_000, 86_400)
+}
+
+fn heartbeat_part(line: &str) -> String {
+    let (whole, bytes) = (file("tiny.heartbeat"), tiny_heartbeat().emit());
+    let envelope = Envelope::parse(&whole).unwrap();
+    assert_eq!(envelope.manifest, bytes);
+    let keys = SignedKeys::parse(&file("test.keys")).unwrap().keys;
+    assert_eq!(Heartbeat::open(&envelope, &keys.heartbeat).unwrap().0, tiny_heartbeat());
+    assert!(Heartbeat::open(&envelope, &keys.release).is_none());
+    match line {
+        "bytes" => hex(&bytes),
+        "envelope" => hex(&whole[..6]),
+        _ => signature_part(envelope.signature, line),
+    }
+}
+
+/// `HEARTBEATS KEYS COUNT`: what stands at the places of manifests 0, 1, 2, …
+fn statements(line: &str) -> String {
+    let (heartbeat, keys): (u8, u64) = (word(line, 0), word(line, 1));
+    let what = |number| match statement(number, heartbeat > 0, keys as usize) {
+        Statement::Manifest => "M".to_owned(),
+        Statement::Heartbeat => "H".to_owned(),
+        Statement::Keys(index) => format!("K{index}"),
+    };
+    (0..word::<u64>(line, 2)).map(what).collect::<Vec<_>>().join(" ")
 }
 
 /// Pieces of the key files, and of the signature of `tiny` or `full`.
@@ -831,6 +920,49 @@ fn minisign(path: &Path) -> Vec<u8> {
     fs::read(path.with_extension("manifest.minisig")).unwrap()
 }
 
+/// As section 13.10 says.
+fn make_keys(out: &Path) {
+    let key = |name: &str| proto("vectors").join(name);
+    let (root, release, heartbeat) = (key("test.pub"), key("second.pub"), key("third.pub"));
+    ends_well(
+        bins::server(),
+        &[
+            &"keys",
+            &"create",
+            &"--out",
+            &out,
+            &"--version",
+            &"2",
+            &"--root",
+            &root,
+            &"--release",
+            &release,
+            &"--heartbeat",
+            &heartbeat,
+            &"--revoke",
+            &"0123456789ABCDEF",
+            &"--least",
+            &"tiny.bin=42",
+            &"--created",
+            &"@1800000000",
+            &"--expires",
+            &"2030-01-01",
+            &"--force",
+        ],
+    );
+    ends_well(bins::server(), &[&"keys", &"sign", &out, &"--key", &key("test.key")]);
+}
+
+/// The heartbeat, signed by the real program.
+fn make_heartbeat() -> Vec<u8> {
+    let dir = Folder::new();
+    let (path, key) = (dir.path().join("heartbeat"), proto("vectors/third.key"));
+    fs::write(&path, tiny_heartbeat().emit()).unwrap();
+    ends_well("minisign", &[&"-S", &"-H", &"-s", &key, &"-t", &"carousel heartbeat", &"-m", &path]);
+    let text = fs::read(path.with_extension("minisig")).unwrap();
+    tiny_heartbeat().seal(Signature::from_minisign(&text).unwrap())
+}
+
 fn writing() -> bool {
     std::env::var_os("CAROUSEL_VECTORS").is_some_and(|what| what == "write")
 }
@@ -844,6 +976,9 @@ fn renew() {
             let full = proto("vectors/full.manifest");
             fs::write(&full, Tiny::read().full_manifest().emit()).unwrap();
             minisign(&full);
+            make_keys(&proto("vectors/test.keys"));
+            let _ = fs::remove_file(proto("vectors/test.keys.cbor"));
+            fs::write(proto("vectors/tiny.heartbeat"), make_heartbeat()).unwrap();
         }
     });
 }
@@ -895,5 +1030,33 @@ fn minisign_makes_the_same_signatures() {
         let made = minisign(&path);
         assert_eq!(String::from_utf8_lossy(&made), String::from_utf8_lossy(&signature));
         ends_well("minisign", &[&"-V", &"-H", &"-p", &public, &"-m", &path]);
+    }
+}
+
+#[test]
+fn the_program_makes_the_keys_object_to_the_last_bit() {
+    renew();
+    let dir = Folder::new();
+    let out = dir.path().join("test.keys");
+    make_keys(&out);
+    assert_eq!(fs::read(&out).unwrap(), file("test.keys"));
+}
+
+/// What is short on the wire is minisign's own signature all the same.
+#[test]
+fn minisign_verifies_keys_objects_and_heartbeats() {
+    if !lab::have("minisign") {
+        return lab::skip("minisign_verifies_keys_objects_and_heartbeats", "the program minisign is missing");
+    }
+    renew();
+    assert_eq!(make_heartbeat(), file("tiny.heartbeat"));
+    let dir = Folder::new();
+    for (whole, key) in [(file("test.keys"), "test.pub"), (file("tiny.heartbeat"), "third.pub")] {
+        let envelope = Envelope::parse(&whole).unwrap();
+        let signatures = Signature::parse_all(envelope.signature).unwrap();
+        let path = dir.path().join("signed");
+        fs::write(&path, envelope.manifest).unwrap();
+        fs::write(dir.path().join("signed.minisig"), signatures[0].to_minisign()).unwrap();
+        ends_well("minisign", &[&"-V", &"-H", &"-p", &proto("vectors").join(key), &"-m", &path]);
     }
 }

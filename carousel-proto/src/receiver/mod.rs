@@ -12,7 +12,9 @@ mod channel;
 pub use block::{BlockJob, EMPTY_PLACE, Place};
 pub use channel::ChannelCount;
 
+use crate::authority::Authority;
 use crate::geometry::{Esi, Geometry, Sbn};
+use crate::keys::{KeysError, SignedKeys};
 use crate::manifest::{Envelope, Manifest, instance_of};
 use crate::pages::{BLOCKS_PER_PAGE, CV_LEN, PageNumber, TreeShape, leaf, object_digest, verify_block_page};
 use crate::trust::{Trust, TrustError};
@@ -58,6 +60,10 @@ pub enum Output {
     BlockReady(BlockJob),
     /// Every block is there and the object's hash is right.
     Complete,
+    /// Other keys count from now on: remember them.
+    Keys(Box<SignedKeys>),
+    /// The keys that came forbid the object that is on its way.
+    Withdrawn(TrustError),
 }
 
 /// Everything counted since the start. Packets are UDP datagrams.
@@ -96,9 +102,14 @@ pub struct Receiver {
     counters: Counters,
     outputs: VecDeque<Output>,
     refusal: Option<TrustError>,
+    keys_refusal: Option<KeysError>,
     /// Manifests that were refused lately, so that their signature is not checked again.
     refused_bodies: VecDeque<blake3::Hash>,
     checks_until: u64,
+    /// A manifest that lacks nothing but a heartbeat, as its packet came.
+    held: Option<Vec<u8>>,
+    /// The first moment there was.
+    began: Option<u64>,
 }
 
 struct Session {
@@ -140,8 +151,11 @@ impl Receiver {
             counters: Counters::default(),
             outputs: VecDeque::new(),
             refusal: None,
+            keys_refusal: None,
             refused_bodies: VecDeque::new(),
             checks_until: 0,
+            held: None,
+            began: None,
         }
     }
 
@@ -163,7 +177,11 @@ impl Receiver {
         };
         let Some(session) = &self.session else {
             // An accepted manifest, too, is fed in again in its turn: its sequence number must not look lost.
-            let wanted = packet.kind() != Kind::Manifest || self.handle_first_manifest(now, &packet);
+            let wanted = match packet.kind() {
+                Kind::Manifest => self.handle_first_manifest(now, &packet),
+                Kind::Keys | Kind::Heartbeat => self.handle_statement(now, &packet) != Judgement::Wrong,
+                Kind::HashPage | Kind::BlockPage | Kind::Symbol => true,
+            };
             if wanted && !self.early.push(channel, bytes) {
                 self.counters.unjudged += 1;
             }
@@ -183,6 +201,7 @@ impl Receiver {
             Kind::Manifest => Judgement::Wrong,
             Kind::HashPage => self.handle_hash_page(&packet),
             Kind::BlockPage => self.handle_block_page(&packet),
+            Kind::Keys | Kind::Heartbeat => self.handle_statement(now, &packet),
         };
         match judgement {
             Judgement::Wrong => self.counters.rejected += 1,
@@ -259,7 +278,94 @@ impl Receiver {
         self.refusal.as_ref().filter(|_| self.session.is_none())
     }
 
-    /// Whether a session begins with it.
+    /// Why the last keys object was refused.
+    pub fn keys_refusal(&self) -> Option<&KeysError> {
+        self.keys_refusal.as_ref()
+    }
+
+    /// Whom it believes, if that may change.
+    pub fn authority(&mut self) -> Option<&mut Authority> {
+        match &mut self.trust {
+            Trust::Authority(authority) => Some(authority),
+            _ => None,
+        }
+    }
+
+    /// Keys object or heartbeat. Neither is ever new to the count of a channel: a replay looks the same.
+    fn handle_statement(&mut self, now: u64, packet: &Packet<'_>) -> Judgement {
+        let is_keys = packet.kind() == Kind::Keys;
+        let elapsed = self.elapsed(now);
+        let has_session = self.session.is_some();
+        let Some(authority) = self.authority() else { return Judgement::Known };
+        let Ok(envelope) = Envelope::parse(packet.body()) else { return Judgement::Wrong };
+        authority.handle_time(elapsed);
+        // What is begun goes on without a heartbeat.
+        let Some(checks) = authority.checks(is_keys, &envelope).filter(|_| is_keys || !has_session) else {
+            return Judgement::Known;
+        };
+        let body = blake3::hash(&packet.body()[..envelope.len()]);
+        if self.refused_bodies.contains(&body) {
+            return Judgement::Wrong;
+        }
+        if !self.may_check(now, checks) {
+            self.counters.unjudged += 1;
+            return Judgement::Known;
+        }
+        let Some(authority) = self.authority() else { return Judgement::Known };
+        if !is_keys {
+            if !authority.handle_heartbeat(&envelope) {
+                self.remember_refused(body);
+                return Judgement::Wrong;
+            }
+            if let Some(held) = self.held.take()
+                && let Ok(packet) = Packet::parse(&held)
+            {
+                self.checks_until -= CHECK_EVERY_NS; // the check of this one was paid for when it came
+                self.handle_first_manifest(now, &packet);
+            }
+            return Judgement::Known;
+        }
+        match authority.handle_keys(&envelope) {
+            Ok(signed) => {
+                let withdrawn = authority.withdrawn().filter(|_| has_session);
+                // Other keys, other judgements.
+                self.refused_bodies.clear();
+                self.keys_refusal = None;
+                self.outputs.push_back(Output::Keys(Box::new(signed)));
+                self.outputs.extend(withdrawn.map(Output::Withdrawn));
+                Judgement::Known
+            }
+            Err(refusal) => {
+                self.remember_refused(body);
+                self.keys_refusal = Some(refusal);
+                Judgement::Wrong
+            }
+        }
+    }
+
+    /// Signature checks are dear: a token bucket, so that a flood cannot buy CPU time.
+    fn may_check(&mut self, now: u64, checks: u64) -> bool {
+        if self.checks_until > now {
+            return false;
+        }
+        let earliest = now.saturating_sub(CHECK_BURST * CHECK_EVERY_NS);
+        self.checks_until = self.checks_until.max(earliest) + checks * CHECK_EVERY_NS;
+        true
+    }
+
+    fn remember_refused(&mut self, body: blake3::Hash) {
+        if self.refused_bodies.len() == REFUSED_BODIES {
+            self.refused_bodies.pop_front();
+        }
+        self.refused_bodies.push_back(body);
+    }
+
+    /// Seconds since the first moment there was.
+    fn elapsed(&mut self, now: u64) -> u64 {
+        now.saturating_sub(*self.began.get_or_insert(now)) / 1_000_000_000
+    }
+
+    /// Whether a session begins with it, or may yet.
     fn handle_first_manifest(&mut self, now: u64, packet: &Packet<'_>) -> bool {
         let Ok(envelope) = Envelope::parse(packet.body()) else {
             self.counters.rejected += 1;
@@ -273,13 +379,14 @@ impl Receiver {
             self.counters.rejected += 1;
             return false;
         }
-        // Signature checks are dear: a token bucket, so that a flood of manifests cannot buy CPU time.
-        let earliest = now.saturating_sub(CHECK_BURST * CHECK_EVERY_NS);
-        if self.checks_until > now {
+        if !self.may_check(now, 1) {
             self.counters.unjudged += 1;
             return false;
         }
-        self.checks_until = self.checks_until.max(earliest) + CHECK_EVERY_NS;
+        let elapsed = self.elapsed(now);
+        if let Some(authority) = self.authority() {
+            authority.handle_time(elapsed);
+        }
         match self.trust.check(&envelope, self.unix_time) {
             Ok(manifest) => match Session::new(&manifest, &envelope) {
                 Some(session) => {
@@ -292,12 +399,14 @@ impl Receiver {
                 }
                 None => self.counters.rejected += 1,
             },
+            Err(refusal @ TrustError::NoHeartbeat { .. }) => {
+                self.held = Some(packet.bytes().to_vec());
+                self.refusal = Some(refusal);
+                return true;
+            }
             Err(refusal) => {
                 self.counters.rejected += 1;
-                if self.refused_bodies.len() == REFUSED_BODIES {
-                    self.refused_bodies.pop_front();
-                }
-                self.refused_bodies.push_back(body);
+                self.remember_refused(body);
                 self.refusal = Some(refusal);
             }
         }
@@ -646,5 +755,89 @@ mod tests {
         // Whether the genuine one had its turn is luck; that nobody buys more CPU time is not.
         let checked = receiver.counters.rejected;
         assert!((1_900..=2_000 + CHECK_BURST + 1).contains(&checked), "{checked} checks in a second");
+    }
+
+    /// A packet of another kind with the header of the tiny bundle's manifest.
+    fn statement_packet(kind: Kind, body: &[u8]) -> Vec<u8> {
+        let mut packet = manifest_packet(|whole| {
+            whole.fill(0);
+            whole[..body.len()].copy_from_slice(body);
+        });
+        packet[1] = kind as u8;
+        packet
+    }
+
+    const KEYS: &[u8] = include_bytes!("../../vectors/test.keys");
+    const HEARTBEAT: &[u8] = include_bytes!("../../vectors/tiny.heartbeat");
+
+    /// Believes the object of the vectors, but with the key of the tiny bundle for releases.
+    fn by_keys(version: u64, clock: u64) -> Receiver {
+        let mut keys = SignedKeys::parse(KEYS).unwrap().keys;
+        keys.version = version;
+        keys.release = keys.roots.clone();
+        Receiver::new(Trust::Authority(Box::new(Authority::new(keys, Default::default(), clock))), clock)
+    }
+
+    fn outputs(receiver: &mut Receiver) -> Vec<Output> {
+        std::iter::from_fn(|| receiver.poll_output()).collect()
+    }
+
+    #[test]
+    fn a_manifest_is_held_until_its_heartbeat_comes() {
+        let mut receiver = by_keys(2, 1_800_000_100);
+        receiver.authority().unwrap().require_heartbeat();
+        receiver.handle_packet(0, ChannelId(0), &manifest_packet(|_| ()));
+        assert!(matches!(receiver.refusal(), Some(TrustError::NoHeartbeat { .. })));
+        let mut forged = statement_packet(Kind::Heartbeat, HEARTBEAT);
+        forged[44 + 100] ^= 1;
+        receiver.handle_packet(1_000_000, ChannelId(0), &forged);
+        assert!(outputs(&mut receiver).is_empty());
+        receiver.handle_packet(2_000_000, ChannelId(0), &statement_packet(Kind::Heartbeat, HEARTBEAT));
+        assert!(matches!(outputs(&mut receiver)[..], [Output::Started(_)]));
+        // A day later it counts no more.
+        let mut late = by_keys(2, 1_800_086_401);
+        late.authority().unwrap().require_heartbeat();
+        late.handle_packet(0, ChannelId(0), &statement_packet(Kind::Heartbeat, HEARTBEAT));
+        late.handle_packet(1_000_000, ChannelId(0), &manifest_packet(|_| ()));
+        assert!(outputs(&mut late).is_empty());
+    }
+
+    #[test]
+    fn keys_are_taken_before_and_during_a_session_and_once() {
+        for before in [true, false] {
+            let mut receiver = by_keys(1, 1_800_000_100);
+            if !before {
+                receiver.handle_packet(0, ChannelId(0), &manifest_packet(|_| ()));
+                assert!(matches!(outputs(&mut receiver)[..], [Output::Started(_)]));
+            }
+            for _ in 0..3 {
+                receiver.handle_packet(1_000_000, ChannelId(0), &statement_packet(Kind::Keys, KEYS));
+            }
+            // Retired, not revoked: what is begun goes on.
+            assert!(matches!(outputs(&mut receiver)[..], [Output::Keys(_)]));
+            receiver.handle_packet(9_000_000, ChannelId(0), &manifest_packet(|_| ()));
+            assert!(outputs(&mut receiver).is_empty());
+            let now_retired = matches!(receiver.refusal(), Some(TrustError::Signature { .. }));
+            assert_eq!(now_retired, before);
+        }
+    }
+
+    #[test]
+    fn forged_statements_share_the_checks_and_move_no_count() {
+        let mut receiver = by_keys(1, 1_800_000_100);
+        receiver.handle_packet(0, ChannelId(0), &manifest_packet(|_| ()));
+        outputs(&mut receiver);
+        let before = receiver.counters();
+        for round in 0..10_000u64 {
+            let mut forged = statement_packet(Kind::Keys, KEYS);
+            let at = 44 + 6 + 193 + 20; // within signature A
+            forged[at..at + 8].copy_from_slice(&round.to_be_bytes());
+            forged[4..8].copy_from_slice(&(round as u32 * 1_000).to_be_bytes());
+            receiver.handle_packet(1_000_000_000 + round * 100_000, ChannelId(0), &forged);
+        }
+        let checked = receiver.counters().rejected - before.rejected;
+        assert!((1_900..=2_000 + CHECK_BURST + 1).contains(&checked), "{checked} checks in a second");
+        assert!(receiver.keys_refusal().is_some() && outputs(&mut receiver).is_empty());
+        assert_eq!(receiver.channel_counts().map(|count| count.lost).sum::<u64>(), 0);
     }
 }
