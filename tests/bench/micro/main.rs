@@ -75,7 +75,10 @@ fn report() {
 /// Runs divan, and passes on what was asked of it, for instance part of a name.
 fn times() -> io::Result<String> {
     let mut divan = Command::new(env::current_exe()?);
-    divan.args(env::args_os().skip(1).filter(|arg| arg != RECORD && arg != QUICK)).env(JOB, TIME).stderr(Stdio::inherit());
+    divan
+        .args(env::args_os().skip(1).filter(|arg| arg != RECORD && arg != QUICK))
+        .env(JOB, TIME)
+        .stderr(Stdio::inherit());
     let out = divan.output()?;
     if out.status.success() {
         Ok(String::from_utf8_lossy(&out.stdout).into_owned())
