@@ -141,6 +141,9 @@ pub struct Get {
     /// Replace an existing file
     #[arg(long)]
     pub force: bool,
+    /// An older version of the object: blocks that are the same are taken from it and not from the network
+    #[arg(long, value_name = "OLDFILE")]
+    pub seed: Option<PathBuf>,
     /// Give up after so long without progress; 0 waits for ever
     #[arg(long, default_value = "60s", value_parser = parse_duration_ms)]
     pub timeout: u64,

@@ -4,7 +4,8 @@
 
 use crate::writer::start_writeback;
 use carousel_proto::fec::{FecError, StripeDecoder, stripes};
-use carousel_proto::geometry::Geometry;
+use blake3::hazmat::ChainingValue;
+use carousel_proto::geometry::{Geometry, Sbn};
 use carousel_proto::outcome::Failure;
 use carousel_proto::pages::{block_hasher, block_value};
 use carousel_proto::receiver::{BlockJob, place_of};
@@ -35,28 +36,46 @@ pub struct Decoded {
     pub by_decoder: bool,
 }
 
-/// Where jobs go and results come from.
-pub type Queues = (Sender<BlockJob>, Receiver<Result<Decoded, Failure>>);
+/// What the threads are asked for.
+pub enum Job {
+    /// To complete a block.
+    Decode(BlockJob),
+    /// To find out whether a block is here already, from an earlier run.
+    Look(Sbn),
+    /// To take a block from the seed, and find out what it is.
+    Copy(Sbn),
+}
+
+/// What they answer.
+pub enum Answer {
+    Decoded(Decoded),
+    /// The value of a block that is in the file now; nothing: the seed has no such block.
+    Looked(Sbn, Option<ChainingValue>),
+}
+
+/// Where jobs go and answers come from.
+pub type Queues = (Sender<Job>, Receiver<Result<Answer, Failure>>);
 
 /// Starts the decoding threads on a work file; by default one per processor, at most two. Each takes a block at
 /// a time and rings its `bell` with each result; they end when the queue of jobs is dropped.
 pub fn start(
     file: &Arc<File>,
     path: &Path,
+    seed: Option<&Arc<File>>,
     geometry: Geometry,
     threads: Option<u8>,
     bell: impl Fn() -> Result<PipeWriter, Failure>,
 ) -> Result<Queues, Failure> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from).min(2);
     let default = if is_small(&geometry) { 1 } else { cores };
-    let (jobs, todo) = unbounded::<BlockJob>(); // never more than there are blocks
+    let (jobs, todo) = unbounded::<Job>(); // never more than there are blocks
     let (results, done) = unbounded();
     for _ in 0..threads.map_or(default, usize::from) {
         let (todo, results, path) = (todo.clone(), results.clone(), path.to_owned());
-        let (mut decoder, mut bell) = (Decoder::new(Arc::clone(file), geometry), bell()?);
+        let (mut decoder, mut bell) = (Decoder::new(Arc::clone(file), seed.cloned(), geometry), bell()?);
         std::thread::spawn(move || {
             for job in todo {
-                let result = decoder.decode(job).map_err(|e| Failure::writing(&path, &e));
+                let result = decoder.work(job).map_err(|e| Failure::writing(&path, &e));
                 if results.send(result).is_err() || bell.write_all(&[0]).is_err() {
                     return;
                 }
@@ -72,6 +91,7 @@ fn is_small(geometry: &Geometry) -> bool {
 
 struct Decoder {
     file: Arc<File>,
+    seed: Option<Arc<File>>,
     geometry: Geometry,
     stripes: Vec<Stripe>,
     run: Vec<u8>,
@@ -85,12 +105,43 @@ struct Stripe {
 }
 
 impl Decoder {
-    fn new(file: Arc<File>, geometry: Geometry) -> Self {
+    fn new(file: Arc<File>, seed: Option<Arc<File>>, geometry: Geometry) -> Self {
         let count = if is_small(&geometry) { SMALL_BLOCK_STRIPES } else { STRIPES };
         let stripes = stripes(geometry.symbol_len(), count)
             .map(|columns| Stripe { columns, bytes: Vec::new() })
             .collect();
-        Self { file, geometry, stripes, run: Vec::new(), erasures: StripeDecoder::new() }
+        Self { file, seed, geometry, stripes, run: Vec::new(), erasures: StripeDecoder::new() }
+    }
+
+    fn work(&mut self, job: Job) -> io::Result<Answer> {
+        match job {
+            Job::Decode(job) => self.decode(job).map(Answer::Decoded),
+            Job::Look(sbn) => self.look(sbn, None),
+            Job::Copy(sbn) => self.look(sbn, self.seed.clone()),
+        }
+    }
+
+    /// The value of a block that is here, or that is taken from the seed.
+    fn look(&mut self, sbn: Sbn, seed: Option<Arc<File>>) -> io::Result<Answer> {
+        let mut hasher = block_hasher(&self.geometry, sbn);
+        let begin = self.geometry.block_offset(sbn);
+        let end = begin + self.geometry.block_len(sbn) as u64;
+        let piece = RUN * self.geometry.symbol_len();
+        self.run.resize(piece, 0);
+        let mut at = begin;
+        while at < end {
+            let bytes = &mut self.run[..piece.min((end - at) as usize)];
+            match seed.as_ref().unwrap_or(&self.file).read_exact_at(bytes, at) {
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(Answer::Looked(sbn, None)),
+                other => other?,
+            }
+            if seed.is_some() {
+                self.file.write_all_at(bytes, at)?;
+            }
+            hasher.update(bytes);
+            at += bytes.len() as u64;
+        }
+        Ok(Answer::Looked(sbn, Some(block_value(&self.geometry, &hasher))))
     }
 
     fn decode(&mut self, job: BlockJob) -> io::Result<Decoded> {
@@ -219,7 +270,6 @@ impl Stripe {
 mod tests {
     use super::*;
     use carousel_proto::fec::BlockEncoder;
-    use carousel_proto::geometry::Sbn;
     use carousel_proto::receiver::EMPTY_PLACE;
     use std::io::Write;
 
@@ -253,7 +303,7 @@ mod tests {
         }
         let before: Vec<u8> = contents(&file);
         let file = Arc::new(file);
-        let mut decoder = Decoder::new(Arc::clone(&file), g);
+        let mut decoder = Decoder::new(Arc::clone(&file), None, g);
         let job = BlockJob { sbn: Sbn(0), places: map, k, r, expected, verified: true };
         let result = decoder.decode(job).unwrap();
         assert_eq!(result.matched, !damage);

@@ -2,9 +2,10 @@
 //! takes longer than packets can wait, has threads of its own.
 
 use crate::cli;
-use crate::decode::{self, Decoded};
+use crate::decode::{self, Answer, Decoded, Job};
 use crate::hook::Hook;
 use crate::interface;
+use crate::journal::Replay;
 use crate::receive::{Reception, Settings};
 use crate::report::{Heard, Report, Standing};
 use crate::sandbox::{self, Dns, Reach};
@@ -13,10 +14,11 @@ use crate::state::State;
 use crate::tuner::{Choice, Offer, Origin, Step, Tuner};
 use crate::writer::WorkFile;
 use carousel_proto::authority::{Authority, Memory};
+use carousel_proto::geometry::{Geometry, Sbn};
 use carousel_proto::keys::SignedKeys;
 use carousel_proto::manifest::Manifest;
 use carousel_proto::outcome::{Failure, Outcome, plain};
-use carousel_proto::receiver::{BlockJob, ChannelCount, ChannelId, Output, Receiver, Verdict};
+use carousel_proto::receiver::{ChannelCount, ChannelId, Output, Receiver, Verdict, place_of};
 use carousel_proto::signature::Key;
 use carousel_proto::tiers::{Kind, Mode};
 use carousel_proto::trust::{Trust, not_a_public_key};
@@ -24,6 +26,7 @@ use carousel_proto::wire::{HEADER_LEN, IP_UDP_LEN};
 use crossbeam_channel::{Receiver as Queue, Sender, TryRecvError, never};
 use nix::libc;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::fs::File;
 use std::io;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
@@ -47,6 +50,7 @@ pub fn get(arguments: &cli::Get) -> Result<(), Failure> {
     let target = Target::new(arguments);
     // While there is nothing else that it could inherit: no lock, no thread.
     let hook = arguments.on_complete.as_deref().map(Hook::new).transpose()?;
+    let seed = arguments.seed.as_deref().map(open_seed).transpose()?;
     // Found out now rather than after the transfer: target exists, folder missing or not writable.
     let early = target.path_now().map(|path| WorkFile::create(&path, arguments.force)).transpose()?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -61,9 +65,10 @@ pub fn get(arguments: &cli::Get) -> Result<(), Failure> {
     };
     enter_sandbox(arguments, target.folder());
     let (tuner, updates) = what_to_join(arguments)?;
-    let mut engine = Engine::new(arguments, trust, state, target, early, tuner, updates);
+    let mut engine = Engine::new(arguments, trust, state, target, early, seed, tuner, updates);
     let failed = |e| Failure::new(Outcome::Failed, format!("a pipe cannot be made: {}", plain(&e)));
-    let manifest = engine.run(Reception::new(settings).map_err(failed)?, &stop)?;
+    let reception = Reception::new(settings).map_err(failed)?;
+    let manifest = engine.run(reception, &stop).map_err(|failure| engine.put_away(failure))?;
     let path = engine.finish(&manifest)?;
     let tail = engine.sated.map(|since| since.elapsed()).unwrap_or_default();
     engine.report.done(&manifest, &path, &engine.standing(), &engine.heard(), tail);
@@ -144,6 +149,17 @@ fn trust(arguments: &cli::Get, state: Option<&State>) -> Result<Trust, Failure> 
     Ok(Trust::Authority(Box::new(authority)))
 }
 
+/// An older file, opened while it may be.
+fn open_seed(path: &Path) -> Result<Arc<File>, Failure> {
+    let file = File::open(path).map_err(|e| Failure::reading(path, &e))?;
+    match file.metadata() {
+        Ok(metadata) if metadata.is_dir() => {
+            Err(Failure::usage(format!("{}: is a folder; --seed takes an older file", path.display())))
+        }
+        _ => Ok(Arc::new(file)),
+    }
+}
+
 /// The keys object that this device was given, or a newer one that came later.
 fn newest_keys(path: &Path, state: Option<&State>) -> Result<carousel_proto::keys::Keys, Failure> {
     let bytes = std::fs::read(path).map_err(|e| Failure::reading(path, &e))?;
@@ -198,8 +214,10 @@ struct Engine<'a> {
     target: Target,
     work: Option<WorkFile>,
     manifest: Option<Box<Manifest>>,
-    jobs: Option<Sender<BlockJob>>,
-    decoded: Queue<Result<Decoded, Failure>>,
+    /// An older file that may have some of the blocks.
+    seed: Option<Arc<File>>,
+    jobs: Option<Sender<Job>>,
+    answers: Queue<Result<Answer, Failure>>,
     tuner: Tuner,
     /// What DNS says later.
     updates: Queue<Offer>,
@@ -213,6 +231,8 @@ struct Engine<'a> {
     grown: (u64, u64),
     /// Blocks at the decoder.
     decoding: usize,
+    /// Blocks that were there already.
+    found: u64,
     /// Since when no packets are wanted; `None`: they are.
     sated: Option<Instant>,
     refusal_said: bool,
@@ -245,6 +265,7 @@ impl<'a> Engine<'a> {
         state: Option<State>,
         target: Target,
         work: Option<WorkFile>,
+        seed: Option<Arc<File>>,
         tuner: Tuner,
         updates: Queue<Offer>,
     ) -> Self {
@@ -256,8 +277,9 @@ impl<'a> Engine<'a> {
             target,
             work,
             manifest: None,
+            seed,
             jobs: None,
-            decoded: never(),
+            answers: never(),
             tuner,
             updates,
             channels: Vec::new(),
@@ -265,6 +287,7 @@ impl<'a> Engine<'a> {
             clock: 0,
             grown: (0, 0),
             decoding: 0,
+            found: 0,
             sated: None,
             refusal_said: false,
             keys_refusal_said: false,
@@ -285,7 +308,7 @@ impl<'a> Engine<'a> {
         self.report.waiting();
         while !self.complete {
             if stop.load(Ordering::Relaxed) {
-                return Err(Failure::new(Outcome::Failed, "interrupted; nothing was left behind"));
+                return Err(Failure::new(Outcome::Failed, "interrupted"));
             }
             let mut more = false;
             for place in 0..reception.places() {
@@ -293,8 +316,8 @@ impl<'a> Engine<'a> {
                 self.handle_batch(place, &batch, &reception)?;
                 more |= batch.is_full();
             }
-            while let Some(decoded) = self.next_decoded()? {
-                self.handle_decoded(decoded, &reception)?;
+            while let Some(answer) = self.next_answer()? {
+                self.handle_answer(answer, &reception)?;
             }
             let wanted = self.receiver.wants_packets();
             if wanted != self.sated.is_none() {
@@ -354,23 +377,34 @@ impl<'a> Engine<'a> {
     }
 
     fn store(&mut self, verdict: Verdict, bytes: &[u8]) -> Result<(), Failure> {
-        match (verdict, &mut self.work) {
-            (Verdict::Store(place), Some(work)) => work.store(place, &bytes[HEADER_LEN..]),
-            _ => Ok(()),
+        if let (Verdict::Store(place, stored), Some(work)) = (verdict, &mut self.work) {
+            work.store(place, stored, &bytes[HEADER_LEN..])?;
+            if work.log_is_due() {
+                work.log(|stored| self.receiver.standing(stored))?;
+            }
         }
+        Ok(())
     }
 
-    fn next_decoded(&self) -> Result<Option<Decoded>, Failure> {
-        match self.decoded.try_recv() {
+    fn next_answer(&self) -> Result<Option<Answer>, Failure> {
+        match self.answers.try_recv() {
             Ok(result) => result.map(Some),
             Err(TryRecvError::Empty) => Ok(None),
             Err(TryRecvError::Disconnected) => Err(Failure::new(Outcome::Failed, "the decoder ended")),
         }
     }
 
-    fn handle_decoded(&mut self, decoded: Decoded, reception: &Reception) -> Result<(), Failure> {
+    fn handle_answer(&mut self, answer: Answer, reception: &Reception) -> Result<(), Failure> {
         self.decoding -= 1;
-        self.receiver.handle_decoded(decoded.job, decoded.matched, decoded.by_decoder);
+        match answer {
+            Answer::Decoded(Decoded { job, matched, by_decoder }) => {
+                if matched && let Some(work) = &mut self.work {
+                    work.log_block(job.sbn)?;
+                }
+                self.receiver.handle_decoded(job, matched, by_decoder);
+            }
+            Answer::Looked(sbn, value) => self.receiver.handle_looked(sbn, value),
+        }
         self.drain(self.began.elapsed().as_nanos() as u64, reception)
     }
 
@@ -390,9 +424,12 @@ impl<'a> Engine<'a> {
                     if let Some(work) = &mut self.work {
                         work.flush()?; // the decoder reads the file
                     }
-                    if let Some(jobs) = &self.jobs {
-                        self.decoding += 1;
-                        let _ = jobs.send(job); // a decoder that has ended is noticed by its results
+                    self.ask(Job::Decode(job));
+                }
+                Output::BlockFound(sbn) => {
+                    self.found += 1;
+                    if let Some(work) = &mut self.work {
+                        work.log_block(sbn)?;
                     }
                 }
                 Output::Complete => self.complete = true,
@@ -425,22 +462,79 @@ impl<'a> Engine<'a> {
         }
     }
 
+    fn ask(&mut self, job: Job) {
+        if let Some(jobs) = &self.jobs {
+            self.decoding += 1;
+            let _ = jobs.send(job); // a decoder that has ended is noticed by its answers
+        }
+    }
+
     /// A manifest was accepted: makes room for the object.
     fn start(&mut self, manifest: Box<Manifest>, reception: &Reception) -> Result<(), Failure> {
         let geometry = manifest.geometry().map_err(|e| Failure::untrusted(e.to_string()))?;
         let path = self.target.path(&manifest);
-        let work = match self.work.take() {
+        let mut work = match self.work.take() {
             Some(work) => work,
             None => WorkFile::create(&path, self.arguments.force)?,
         };
-        work.reserve(&geometry)?;
+        let hash = self.receiver.manifest_hash();
+        let hash = hash.ok_or_else(|| Failure::new(Outcome::Failed, "started without a manifest"))?;
+        let replay = work.begin(&hash, &geometry)?;
         let bell = || reception.bell().map_err(|e| Failure::new(Outcome::Failed, plain(&e)));
-        let (jobs, decoded) = decode::start(&work.file(), &path, geometry, self.arguments.threads, bell)?;
+        let threads = self.arguments.threads;
+        let (jobs, answers) = decode::start(&work.file(), &path, self.seed.as_ref(), geometry, threads, bell)?;
         self.report.started(&manifest, IP_UDP_LEN + HEADER_LEN + geometry.symbol_len());
         self.grown = (self.clock, 0);
-        (self.jobs, self.decoded) = (Some(jobs), decoded);
+        (self.jobs, self.answers) = (Some(jobs), answers);
         (self.work, self.manifest) = (Some(work), Some(manifest));
+        if let Some(replay) = replay {
+            self.go_on(replay, &geometry)?;
+        }
+        if self.seed.is_some() {
+            // In whatever is not there yet, and of it only what the object has in the same place.
+            for sbn in (0..geometry.blocks()).map(Sbn) {
+                if self.receiver.look_for(sbn) {
+                    self.ask(Job::Copy(sbn));
+                }
+            }
+        }
         Ok(())
+    }
+
+    /// Takes up what an earlier client left, as far as it proves to be right.
+    fn go_on(&mut self, mut replay: Replay, geometry: &Geometry) -> Result<(), Failure> {
+        for sbn in std::mem::take(&mut replay.blocks) {
+            if self.receiver.look_for(sbn) {
+                self.ask(Job::Look(sbn));
+            }
+        }
+        let mut symbol = Vec::new();
+        while let (Some(symbols), Some(work)) = (replay.symbols()?, &self.work) {
+            for stored in symbols {
+                work.load(place_of(geometry, stored.sbn, stored.place, stored.esi.0), &mut symbol)?;
+                self.receiver.handle_restored(&stored, &symbol);
+            }
+        }
+        let (symbols, needed) = self.receiver.progress();
+        self.report.resumed(symbols, needed);
+        Ok(())
+    }
+
+    /// Whatever ended the transfer: what is there is kept for the next client, and the message says so.
+    fn put_away(&mut self, failure: Failure) -> Failure {
+        let Some(work) = &mut self.work else { return failure };
+        if let Err(error) = work.log(|stored| self.receiver.standing(stored)) {
+            tracing::warn!("{error}; the next client has to take a little more again");
+        }
+        if !work.is_kept() {
+            return failure;
+        }
+        let (symbols, needed) = self.receiver.progress();
+        let had = match needed {
+            0 => "what an earlier client had".to_owned(),
+            _ => format!("{:.0} %", symbols as f64 * 100.0 / needed as f64),
+        };
+        Failure::new(failure.outcome(), format!("{failure}; {had} is kept, the same command goes on with it"))
     }
 
     /// Tells the tuner what has come and does what it says.
@@ -548,7 +642,7 @@ impl<'a> Engine<'a> {
     /// Ten times a second: progress, time-out.
     fn look_around(&mut self) -> Result<(), Failure> {
         if let Some(work) = &mut self.work {
-            work.flush()?; // nothing waits for longer than a tick
+            work.log(|stored| self.receiver.standing(stored))?; // nothing waits for longer than a tick
         }
         let standing = self.standing();
         self.report.progress(&standing);
@@ -620,8 +714,8 @@ impl<'a> Engine<'a> {
         let (symbols, needed) = self.receiver.progress();
         let lost = self.receiver.channel_counts().map(|count| count.lost).sum();
         let tier = self.tuner.tier();
-        let overflowed = self.overflowed.1;
-        Standing { symbols, needed, counters: self.receiver.counters(), lost, overflowed, tier }
+        let (overflowed, found) = (self.overflowed.1, self.found);
+        Standing { found,  symbols, needed, counters: self.receiver.counters(), lost, overflowed, tier }
     }
 
     /// The channels that something came from.

@@ -12,6 +12,7 @@ mod discovery;
 mod get;
 mod hook;
 mod interface;
+mod journal;
 mod receive;
 mod report;
 mod sandbox;

@@ -28,6 +28,8 @@ pub struct Standing {
     pub lost: u64,
     /// Of the lost ones, those that this host dropped because the receive buffer was full.
     pub overflowed: u64,
+    /// Blocks that were there already, from an earlier run or an older file.
+    pub found: u64,
     /// The highest tier that is kept, where tiers are chosen.
     pub tier: Option<usize>,
 }
@@ -136,6 +138,20 @@ impl Report {
         }
     }
 
+    /// An earlier client left something. Blocks that were whole are counted when their hashes are known.
+    pub fn resumed(&self, symbols: u64, needed: u64) {
+        tracing::info!(symbols, needed, "going on with what an earlier client left");
+        if self.json {
+            emit(&json!({
+                "event": "resumed", "seconds": self.began.elapsed().as_secs_f64(),
+                "symbols_received": symbols, "symbols_needed": needed,
+            }));
+        }
+        if !self.quiet && self.bar.is_none() {
+            eprintln!("going on with what an earlier client left");
+        }
+    }
+
     /// Called some times a second.
     pub fn progress(&mut self, standing: &Standing) {
         let now = Instant::now();
@@ -220,7 +236,7 @@ impl Report {
                 "packets_overflowed": standing.overflowed, "packets_unjudged": c.unjudged,
                 "packets_foreign": c.foreign, "packets_unknown": c.unknown,
                 "symbols_needed": standing.needed, "symbols_received": c.symbols,
-                "blocks_decoded": c.decoded, "blocks_refused": c.decode_failed,
+                "blocks_decoded": c.decoded, "blocks_refused": c.decode_failed, "blocks_found": standing.found,
                 "sources": sources, "tier": standing.tier,
             }));
         }

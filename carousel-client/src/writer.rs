@@ -1,26 +1,34 @@
-//! The work file: `.NAME.carousel-part` beside the target, written out of order, renamed when it is whole.
+//! The work file: `.NAME.carousel-part` beside the target, written out of order, renamed when it is whole. With the
+//! [`Journal`] beside it, it outlives a client that is killed.
 
 #![allow(unsafe_code)]
 
-use carousel_proto::geometry::Geometry;
+use crate::journal::{Journal, Replay};
+use carousel_proto::geometry::{Geometry, Sbn};
+use carousel_proto::journal::Stored;
 use carousel_proto::outcome::{Failure, Outcome};
-use carousel_proto::receiver::Place;
+use carousel_proto::receiver::{Place, Standing};
 use nix::fcntl::{FallocateFlags, RenameFlags, fallocate, renameat2};
 use nix::libc;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Symbols that follow one another in the file are written together, up to so many bytes.
 const RUN_MAX: usize = 64 << 10;
 
-/// The object's file while it is incomplete. Dropping it removes it, unless [`WorkFile::finish`] renamed it.
+/// The object's file while it is incomplete. Dropping it removes it if there is nothing in it to go on with.
 pub struct WorkFile {
     file: Arc<File>,
     path: PathBuf,
+    log: PathBuf,
+    /// As soon as it is known what the object is.
+    journal: Option<Journal>,
+    /// An earlier client left something in it.
+    had: bool,
     target: PathBuf,
     replace: bool,
     finished: bool,
@@ -40,15 +48,19 @@ impl WorkFile {
         let name = target.file_name().ok_or_else(|| {
             Failure::usage(format!("{}: not a file name; give --out a file or a folder", target.display()))
         })?;
-        let mut part = std::ffi::OsString::from(".");
-        part.push(name);
-        part.push(".carousel-part");
-        let path = target.with_file_name(part);
+        let hidden = |suffix: &str| {
+            let mut file = std::ffi::OsString::from(".");
+            file.push(name);
+            file.push(suffix);
+            target.with_file_name(file)
+        };
+        let (path, log) = (hidden(".carousel-part"), hidden(".carousel-log"));
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
+            .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
             .map_err(|e| Failure::writing(target, &e))?;
         if file.try_lock().is_err() {
@@ -69,10 +81,13 @@ impl WorkFile {
                 format!("{}: another client has just been at work on it; try again", target.display()),
             ));
         }
-        file.set_len(0).map_err(|e| Failure::writing(&path, &e))?;
+        let had = file.metadata().is_ok_and(|metadata| metadata.len() > 0);
         Ok(Self {
             file: Arc::new(file),
             path,
+            log,
+            journal: None,
+            had,
             target: target.to_owned(),
             replace,
             finished: false,
@@ -81,8 +96,19 @@ impl WorkFile {
         })
     }
 
+    /// Begins with an object, or goes on with it: what is there already, the log says.
+    pub fn begin(&mut self, manifest: &blake3::Hash, geometry: &Geometry) -> Result<Option<Replay>, Failure> {
+        let (journal, replay) = Journal::open(self.log.clone(), manifest, *geometry)?;
+        if replay.is_none() {
+            self.file.set_len(0).map_err(|e| Failure::writing(&self.path, &e))?;
+        }
+        self.journal = Some(journal);
+        self.reserve(geometry)?;
+        Ok(replay)
+    }
+
     /// Reserves the space for an object and one spare symbol per block, so that a full disk shows now.
-    pub fn reserve(&self, geometry: &Geometry) -> Result<(), Failure> {
+    fn reserve(&self, geometry: &Geometry) -> Result<(), Failure> {
         let spare = u64::from(geometry.blocks()) * geometry.symbol_len() as u64;
         let len = (geometry.size() + spare) as i64;
         if len == 0 {
@@ -104,14 +130,48 @@ impl WorkFile {
     }
 
     /// Puts a symbol into its place. Neighbours are gathered and written together.
-    pub fn store(&mut self, place: Place, symbol: &[u8]) -> Result<(), Failure> {
+    pub fn store(&mut self, place: Place, stored: Stored, symbol: &[u8]) -> Result<(), Failure> {
         let follows = self.run_offset + self.run.len() as u64 == place.offset;
         if !follows || self.run.len() + place.len > RUN_MAX {
             self.flush()?;
             self.run_offset = place.offset;
         }
         self.run.extend_from_slice(&symbol[..place.len.min(symbol.len())]);
+        if let Some(journal) = &mut self.journal {
+            journal.handle_stored(stored);
+        }
         Ok(())
+    }
+
+    /// What stands in a place; nothing where the file ends before it.
+    pub fn load(&self, place: Place, symbol: &mut Vec<u8>) -> Result<(), Failure> {
+        symbol.resize(place.len, 0);
+        match self.file.read_exact_at(symbol, place.offset) {
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => symbol.clear(),
+            other => other.map_err(|e| Failure::reading(&self.path, &e))?,
+        }
+        Ok(())
+    }
+
+    /// Writes what was gathered, and of what is in the file by then, how to go on with it.
+    pub fn log(&mut self, standing: impl Fn(&Stored) -> Standing) -> Result<(), Failure> {
+        self.flush()?;
+        self.journal.as_mut().map_or(Ok(()), |journal| journal.write(standing))
+    }
+
+    /// Whether it is time for [`WorkFile::log`].
+    pub fn log_is_due(&self) -> bool {
+        self.journal.as_ref().is_some_and(Journal::is_due)
+    }
+
+    /// A block is whole.
+    pub fn log_block(&mut self, sbn: Sbn) -> Result<(), Failure> {
+        self.journal.as_mut().map_or(Ok(()), |journal| journal.handle_block(sbn))
+    }
+
+    /// Whether dropping it leaves something to go on with.
+    pub fn is_kept(&self) -> bool {
+        self.journal.as_ref().map_or(self.had, |journal| !journal.is_empty())
     }
 
     /// Writes what was gathered: before a block goes to the decoder, and some times a second. After it, every symbol
@@ -141,6 +201,7 @@ impl WorkFile {
         }
         .map_err(|e| Failure::writing(&self.target, &e.into()))?;
         self.finished = true;
+        remove(&self.log);
         if let Some(folder) = self.target.parent() {
             let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
             File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Failure::writing(folder, &e))?;
@@ -151,14 +212,16 @@ impl WorkFile {
 
 impl Drop for WorkFile {
     fn drop(&mut self) {
-        if !self.finished {
-            let _ = nix::unistd::unlinkat(
-                nix::fcntl::AT_FDCWD,
-                &self.path,
-                nix::unistd::UnlinkatFlags::NoRemoveDir,
-            );
+        if !self.finished && !self.is_kept() {
+            remove(&self.log);
+            remove(&self.path);
         }
     }
+}
+
+/// If it cannot be removed, it is of no harm.
+fn remove(path: &Path) {
+    let _ = nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, path, nix::unistd::UnlinkatFlags::NoRemoveDir);
 }
 
 /// Starts writing a finished part of the file to the disk, so that the last `fsync` finds little to do.

@@ -7,13 +7,14 @@
 //! symbols, [`fec`] adds repair symbols, [`schedule`] puts all of them into sending order, [`pages`] hashes
 //! them into a tree, [`manifest`] describes the object and [`trust`] its signature; [`keys`], [`heartbeat`] and
 //! [`authority`] make trust last, with [`signature`]s in few bytes; [`bundle`] is all that on the sender's disk, [`pacer`] says when to send, [`wire`] is the packet, [`receiver`] the way back;
-//! [`tiers`] says which channels to listen to.
+//! [`tiers`] says which channels to listen to, [`journal`] what a receiver had before it was killed.
 
 pub mod authority;
 pub mod bundle;
 pub mod fec;
 pub mod geometry;
 pub mod heartbeat;
+pub mod journal;
 pub mod keys;
 pub mod manifest;
 pub mod outcome;

@@ -809,13 +809,15 @@ impl Client {
                 Output::BlockReady(job) => self.jobs.push_back((self.packets + DECODING, job)),
                 Output::Complete => self.complete = true,
                 // This receiver trusts by digest: no keys come and go.
-                Output::Keys(_) | Output::Withdrawn(_) => unreachable!("no keys object is believed here"),
+                Output::Keys(_) | Output::Withdrawn(_) | Output::BlockFound(_) => {
+                    unreachable!("no keys object is believed here, and no block looked for")
+                }
             }
         }
     }
 
     fn store(&mut self, verdict: Verdict, bytes: &[u8]) {
-        if let Verdict::Store(place) = verdict {
+        if let Verdict::Store(place, _) = verdict {
             self.disk[place.offset as usize..][..place.len]
                 .copy_from_slice(&bytes[HEADER_LEN..][..place.len]);
         }

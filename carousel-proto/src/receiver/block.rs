@@ -4,6 +4,7 @@
 //! in a place that is still free, so the file never holds more than the object and one spare symbol per
 //! block. *Verified* symbols push *unverified* ones out, never the other way round.
 
+use super::Standing;
 use crate::geometry::{Esi, Geometry, Sbn};
 use blake3::hazmat::ChainingValue;
 
@@ -145,6 +146,27 @@ impl Block {
                 Admission::Store(place)
             }
             None => Admission::Refused,
+        }
+    }
+
+    /// A verified symbol that stands in this place since an earlier run; whether both were free.
+    pub(super) fn restore(&mut self, esi: Esi, place: u16) -> bool {
+        let free = place < self.k && self.free.get(u32::from(place)) && !self.held.get(u32::from(esi.0));
+        if free {
+            self.put(place, esi);
+            self.verified.set(u32::from(place));
+            self.verified_count += 1;
+        }
+        free
+    }
+
+    /// What became of a symbol that was stored there.
+    pub(super) fn standing(&self, esi: Esi, place: u16) -> Standing {
+        match self.places.get(usize::from(place)) {
+            Some(content) if *content != esi.0 => Standing::Gone,
+            Some(_) if self.verified.get(u32::from(place)) => Standing::Proven,
+            Some(_) => Standing::Unproven,
+            None => Standing::Gone,
         }
     }
 

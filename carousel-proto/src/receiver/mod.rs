@@ -14,11 +14,12 @@ pub use channel::ChannelCount;
 
 use crate::authority::Authority;
 use crate::geometry::{Esi, Geometry, Sbn};
+use crate::journal::Stored;
 use crate::keys::{KeysError, SignedKeys};
 use crate::manifest::{Envelope, Manifest, instance_of};
 use crate::pages::{BLOCKS_PER_PAGE, CV_LEN, PageNumber, TreeShape, leaf, object_digest, verify_block_page};
 use crate::trust::{Trust, TrustError};
-use crate::wire::{Checksum, Instance, Kind, Packet};
+use crate::wire::{Checksum, Instance, Kind, Packet, record_header};
 use blake3::hazmat::ChainingValue;
 use block::{Admission, Block};
 use cache::{PageCache, Pending, Waiting};
@@ -47,8 +48,20 @@ pub struct ChannelId(pub u16);
 pub enum Verdict {
     /// Nothing to do: noted, or dropped and counted.
     Nothing,
-    /// Write the symbol (the packet's body) there.
-    Store(Place),
+    /// Write the symbol (the packet's body) there. The second is for the [`crate::journal`], once it is
+    /// [`Standing::Proven`].
+    Store(Place, Stored),
+}
+
+/// What became of a symbol that was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is genuine, and still there.
+    Proven,
+    /// It is there; its page has not come yet.
+    Unproven,
+    /// Its place has something else, or its block is whole.
+    Gone,
 }
 
 /// What the caller has to do next.
@@ -58,6 +71,8 @@ pub enum Output {
     Started(Box<Manifest>),
     /// A block has enough symbols: decode it, compare its hash, call [`Receiver::handle_decoded`].
     BlockReady(BlockJob),
+    /// A block that the caller looked for is the right one.
+    BlockFound(Sbn),
     /// Every block is there and the object's hash is right.
     Complete,
     /// Other keys count from now on: remember them.
@@ -133,6 +148,10 @@ struct Session {
 
 enum State {
     Idle,
+    /// The caller looks whether it has the block already.
+    Looking,
+    /// The caller has a block with this value. Whether that is the right one, its page will say.
+    Claimed(ChainingValue),
     Receiving(Box<Block>),
     Decoding(Box<Block>),
     Done,
@@ -249,6 +268,68 @@ impl Receiver {
             session.stored -= u64::from(block.handle_failure(job));
             session.wanting += 1;
             *state = State::Receiving(block);
+        }
+    }
+
+    /// BLAKE3 of the accepted manifest.
+    pub fn manifest_hash(&self) -> Option<blake3::Hash> {
+        self.session.as_ref().map(|session| blake3::hash(&session.manifest))
+    }
+
+    /// What became of a stored symbol.
+    pub fn standing(&self, stored: &Stored) -> Standing {
+        match self.session.as_ref().and_then(|session| session.blocks.get(stored.sbn.0 as usize)) {
+            Some(State::Receiving(block)) => block.standing(stored.esi, stored.place),
+            Some(State::Decoding(_)) => Standing::Unproven, // what it holds is on its way
+            _ => Standing::Gone,
+        }
+    }
+
+    /// A symbol that an earlier run stored, and what stands in its place now. Whether it counts: then it is proven.
+    pub fn handle_restored(&mut self, stored: &Stored, bytes: &[u8]) -> bool {
+        let Some(session) = &mut self.session else { return false };
+        let g = &session.geometry;
+        let Some(state) = session.blocks.get_mut(stored.sbn.0 as usize) else { return false };
+        if u32::from(stored.esi.0) >= g.symbols(stored.sbn) || bytes.len() > g.symbol_len() {
+            return false;
+        }
+        let header = record_header(g.size(), g.offset(stored.sbn, stored.esi), stored.slot);
+        let mut record = [&header, bytes].concat();
+        record.resize(header.len() + g.symbol_len(), 0);
+        if leaf(&record) != stored.leaf {
+            return false;
+        }
+        if matches!(state, State::Idle) {
+            *state = State::Receiving(Box::new(Block::new(g, stored.sbn)));
+        }
+        let State::Receiving(block) = state else { return false };
+        if !block.restore(stored.esi, stored.place) {
+            return false;
+        }
+        session.stored += 1;
+        session.check_ready(stored.sbn, &mut self.outputs);
+        true
+    }
+
+    /// Whether nothing of a block has come yet. If so, nothing of it is wanted until [`Receiver::handle_looked`].
+    pub fn look_for(&mut self, sbn: Sbn) -> bool {
+        let state = self.session.as_mut().and_then(|session| session.blocks.get_mut(sbn.0 as usize));
+        match state {
+            Some(state @ State::Idle) => {
+                *state = State::Looking;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The value of a block ([`crate::pages::block_value`]) as the caller has it in its file, from an earlier run or
+    /// another release; `None` if it has not. It counts if it is the right one.
+    pub fn handle_looked(&mut self, sbn: Sbn, value: Option<ChainingValue>) {
+        let Some(session) = &mut self.session else { return };
+        if let Some(state @ State::Looking) = session.blocks.get_mut(sbn.0 as usize) {
+            *state = value.map_or(State::Idle, State::Claimed);
+            session.judge_claim(sbn, &mut self.outputs);
         }
     }
 
@@ -460,6 +541,7 @@ impl Receiver {
         for (sbn, value) in (first as u32..).map(Sbn).zip(values) {
             session.values[sbn.0 as usize] = Some(value);
             session.check_ready(sbn, &mut self.outputs);
+            session.judge_claim(sbn, &mut self.outputs);
         }
         Judgement::New
     }
@@ -482,9 +564,10 @@ impl Receiver {
             return Verdict::Nothing;
         };
         let before = block.held();
-        let (admission, judgement) = match session.cache.leaf(page, index) {
+        let known = session.cache.leaf(page, index).copied();
+        let (admission, judgement) = match known {
             _ if block.has_verified(esi) => (Admission::Duplicate, Judgement::Known),
-            Some(expected) if leaf(packet.record()) != *expected => {
+            Some(expected) if leaf(packet.record()) != expected => {
                 self.counters.rejected += 1;
                 return Verdict::Nothing;
             }
@@ -498,10 +581,12 @@ impl Receiver {
         self.counters.symbols += 1;
         let verdict = match admission {
             Admission::Store(place) => {
+                let leaf = known.unwrap_or_else(|| leaf(packet.record()));
                 if judgement != Judgement::New {
-                    session.waiting.push(page, Pending { index, leaf: leaf(packet.record()), sbn, esi });
+                    session.waiting.push(page, Pending { index, leaf, sbn, esi });
                 }
-                Verdict::Store(Place::new(&session.geometry, sbn, place, esi))
+                let stored = Stored { sbn, esi, place, slot: packet.slot(), leaf };
+                Verdict::Store(Place::new(&session.geometry, sbn, place, esi), stored)
             }
             Admission::Duplicate => {
                 self.counters.duplicate += 1;
@@ -612,6 +697,24 @@ impl Session {
             outputs.push_back(Output::BlockReady(block.job(sbn, expected)));
             *state = State::Decoding(block);
             self.wanting -= 1;
+        }
+    }
+
+    /// A block that the caller has, if its page is there.
+    fn judge_claim(&mut self, sbn: Sbn, outputs: &mut VecDeque<Output>) {
+        let state = &mut self.blocks[sbn.0 as usize];
+        let (State::Claimed(value), Some(expected)) = (&*state, &self.values[sbn.0 as usize]) else { return };
+        if value != expected {
+            *state = State::Idle;
+            return;
+        }
+        *state = State::Done;
+        self.stored += u64::from(self.geometry.source_symbols(sbn));
+        self.remaining -= 1;
+        self.wanting -= 1;
+        outputs.push_back(Output::BlockFound(sbn));
+        if self.remaining == 0 {
+            self.complete(outputs);
         }
     }
 

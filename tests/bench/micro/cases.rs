@@ -135,7 +135,7 @@ fn take() -> Prepare {
         Box::new(move || {
             for packet in symbols.iter() {
                 let verdict = receiver.handle_packet(0, ChannelId(0), black_box(packet));
-                assert!(matches!(verdict, Verdict::Store(_)));
+                assert!(matches!(verdict, Verdict::Store(..)));
             }
             Box::new(receiver)
         })
