@@ -351,7 +351,6 @@ impl<'a> Engine<'a> {
             Some(work) => work,
             None => WorkFile::create(&path, self.arguments.force)?,
         };
-        work.reserve(&geometry)?;
         let bell = || reception.bell().map_err(|e| Failure::new(Outcome::Failed, plain(&e)));
         let (jobs, decoded) = decode::start(&work.file(), &path, geometry, self.arguments.threads, bell)?;
         self.report.started(&manifest, IP_UDP_LEN + HEADER_LEN + geometry.symbol_len());

@@ -13,6 +13,7 @@ mod interface;
 mod receive;
 mod report;
 mod ssm;
+mod thread;
 mod tuner;
 mod writer;
 
