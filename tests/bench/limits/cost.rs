@@ -94,8 +94,8 @@ fn at_rate(
 /// What the machine takes for nothing but waking up and handing a packet over, 83 times a second: share of a core.
 fn sleep_and_send(s: &Host, seconds: u64) -> f64 {
     s.within(|| {
-        let socket = UdpSocket::bind("[::]:0").expect("a socket");
-        socket.connect((NOBODYS, scene::PORT)).expect("a route to the group");
+        let socket = UdpSocket::bind("[::]:0").unwrap_or_else(|e| panic!("a socket: {e}"));
+        socket.connect((NOBODYS, scene::PORT)).unwrap_or_else(|e| panic!("a route to the group: {e}"));
         let (packet, gap) = ([0; 1452], Duration::from_micros(12_000));
         let (began, spent) = (Instant::now(), thread_nanos());
         for number in 1..=seconds * 1_000_000 / 12_000 {
@@ -116,7 +116,7 @@ struct Spent {
 
 /// CPU time of this thread.
 fn thread_nanos() -> u64 {
-    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("every thread has that clock");
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap_or_else(|e| panic!("a clock: {e}"));
     time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64
 }
 
