@@ -2,7 +2,8 @@
 //!
 //! A block is read once, laid out in column stripes, decoded stripe by stripe, hashed, and only if the hash is right are the missing places written. So a wrong symbol costs time, never data.
 
-use crate::writer::start_writeback;
+use crate::thread;
+use crate::writer::{reserve, start_writeback};
 use carousel_proto::fec::{FecError, StripeDecoder, stripes};
 use blake3::hazmat::ChainingValue;
 use carousel_proto::geometry::{Geometry, Sbn};
@@ -57,7 +58,8 @@ pub enum Answer {
 pub type Queues = (Sender<Job>, Receiver<Result<Answer, Failure>>);
 
 /// Starts the decoding threads on a work file; by default one per processor, at most two. Each takes a block at
-/// a time and rings its `bell` with each result; they end when the queue of jobs is dropped.
+/// a time and rings its `bell` with each result; they end when the queue of jobs is dropped. The first one reserves the
+/// space before.
 pub fn start(
     file: &Arc<File>,
     path: &Path,
@@ -70,13 +72,21 @@ pub fn start(
     let default = if is_small(&geometry) { 1 } else { cores };
     let (jobs, todo) = unbounded::<Job>(); // never more than there are blocks
     let (results, done) = unbounded();
-    for _ in 0..threads.map_or(default, usize::from) {
+    for number in 0..threads.map_or(default, usize::from) {
         let (todo, results, path) = (todo.clone(), results.clone(), path.to_owned());
         let (mut decoder, mut bell) = (Decoder::new(Arc::clone(file), seed.cloned(), geometry), bell()?);
         std::thread::spawn(move || {
+            thread::step_back();
+            let failed = |e: io::Error| Failure::writing(&path, &e);
+            let mut tell = |result| results.send(result).is_ok() && bell.write_all(&[0]).is_ok();
+            if number == 0
+                && let Err(error) = reserve(&decoder.file, &geometry)
+                && !tell(Err(failed(error)))
+            {
+                return;
+            }
             for job in todo {
-                let result = decoder.work(job).map_err(|e| Failure::writing(&path, &e));
-                if results.send(result).is_err() || bell.write_all(&[0]).is_err() {
+                if !tell(decoder.work(job).map_err(failed)) {
                     return;
                 }
             }

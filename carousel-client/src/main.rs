@@ -18,6 +18,7 @@ mod report;
 mod sandbox;
 mod ssm;
 mod state;
+mod thread;
 mod tuner;
 mod writer;
 

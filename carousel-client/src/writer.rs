@@ -8,8 +8,10 @@ use carousel_proto::geometry::{Geometry, Sbn};
 use carousel_proto::journal::Stored;
 use carousel_proto::outcome::{Failure, Outcome};
 use carousel_proto::receiver::{Place, Standing};
+use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, RenameFlags, fallocate, renameat2};
 use nix::libc;
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -19,6 +21,8 @@ use std::sync::Arc;
 
 /// Symbols that follow one another in the file are written together, up to so many bytes.
 const RUN_MAX: usize = 64 << 10;
+/// What is reserved at once, because nobody can write meanwhile.
+const PIECE: u64 = 64 << 20;
 
 /// The object's file while it is incomplete. Dropping it removes it if there is nothing in it to go on with.
 pub struct WorkFile {
@@ -103,25 +107,7 @@ impl WorkFile {
             self.file.set_len(0).map_err(|e| Failure::writing(&self.path, &e))?;
         }
         self.journal = Some(journal);
-        self.reserve(geometry)?;
         Ok(replay)
-    }
-
-    /// Reserves the space for an object and one spare symbol per block, so that a full disk shows now.
-    fn reserve(&self, geometry: &Geometry) -> Result<(), Failure> {
-        let spare = u64::from(geometry.blocks()) * geometry.symbol_len() as u64;
-        let len = (geometry.size() + spare) as i64;
-        if len == 0 {
-            return Ok(());
-        }
-        match fallocate(&*self.file, FallocateFlags::empty(), 0, len) {
-            Ok(()) => Ok(()),
-            // Not every file system can reserve; then the length is all that can be had.
-            Err(nix::errno::Errno::EOPNOTSUPP | nix::errno::Errno::ENOSYS) => {
-                self.file.set_len(len as u64).map_err(|e| Failure::writing(&self.path, &e))
-            }
-            Err(error) => Err(Failure::writing(&self.path, &error.into())),
-        }
     }
 
     /// The file, for the decoder.
@@ -196,7 +182,7 @@ impl WorkFile {
             |flags| renameat2(nix::fcntl::AT_FDCWD, &self.path, nix::fcntl::AT_FDCWD, &self.target, flags);
         match rename(flags) {
             // Some file systems cannot refuse to replace; the target was looked for at the start.
-            Err(nix::errno::Errno::EINVAL) if !self.target.exists() => rename(RenameFlags::empty()),
+            Err(Errno::EINVAL) if !self.target.exists() => rename(RenameFlags::empty()),
             other => other,
         }
         .map_err(|e| Failure::writing(&self.target, &e.into()))?;
@@ -222,6 +208,36 @@ impl Drop for WorkFile {
 /// If it cannot be removed, it is of no harm.
 fn remove(path: &Path) {
     let _ = nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, path, nix::unistd::UnlinkatFlags::NoRemoveDir);
+}
+
+/// Reserves the space for an object and one spare symbol per block, so that a full disk shows now. Where files lie in
+/// memory that would take as long as to fill them with zeros; there, and where the file system cannot, it only finds
+/// out whether there is room.
+pub fn reserve(file: &File, geometry: &Geometry) -> io::Result<()> {
+    let spare = u64::from(geometry.blocks()) * geometry.symbol_len() as u64;
+    if fstatfs(file)?.filesystem_type() == TMPFS_MAGIC {
+        return has_room(file, geometry.size() + spare);
+    }
+    // The spare ones first: after that it stays within what the finished file keeps.
+    let mut pieces = vec![(geometry.size(), spare)];
+    pieces
+        .extend((0..geometry.size()).step_by(PIECE as usize).map(|at| (at, PIECE.min(geometry.size() - at))));
+    for (at, len) in pieces {
+        let reserve = || fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, at as i64, len as i64);
+        match std::iter::repeat_with(reserve).find(|done| *done != Err(Errno::EINTR)) {
+            Some(Err(Errno::EOPNOTSUPP | Errno::ENOSYS)) => return has_room(file, geometry.size() + spare),
+            Some(Err(error)) if len > 0 => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn has_room(file: &File, len: u64) -> io::Result<()> {
+    let disk = fstatfs(file)?;
+    let free = disk.blocks_available() as u64 * disk.block_size() as u64;
+    let had = file.metadata()?.blocks() * 512; // by now some of it may have been written
+    if free + had < len { Err(Errno::ENOSPC.into()) } else { Ok(()) }
 }
 
 /// Starts writing a finished part of the file to the disk, so that the last `fsync` finds little to do.

@@ -12,7 +12,7 @@ mod tail;
 mod uftp;
 
 use carousel_tests::bars::{Bars, Run};
-use carousel_tests::lab::{self, Host, Lab, Running, softnet_drops};
+use carousel_tests::lab::{self, Host, Lab, Running, Traffic, softnet_drops};
 use carousel_tests::scene::{self, CLIENT, Packed, SOURCE};
 use clap::Parser;
 use std::fs;
@@ -32,6 +32,10 @@ const TABLES: [(&str, Measure); 6] = [
 
 /// Interfaces are as wide as Ethernet's.
 const MTU: u32 = 1500;
+/// Before each packet.
+const ETHERNET: f64 = 14.0;
+/// The same with IPv6 and UDP.
+const HEADERS: u64 = 62;
 
 #[derive(Parser)]
 #[command(about = "How far server and client go, against their bars and against UFTP")]
@@ -124,6 +128,15 @@ fn of_threads(program: &Running, file: &str, number: impl Fn(&str) -> Option<u64
 /// Nanoseconds in which a program could have run and had no CPU.
 fn waited_for_cpu(program: &Running) -> u64 {
     of_threads(program, "schedstat", |text| text.split(' ').nth(1)?.parse().ok())
+}
+
+/// Bytes that our packets were on a cable with Ethernet's headers, after `before`. The interface counts a train as one
+/// packet with the headers of one.
+fn wire_bytes(now: &Traffic, before: &Traffic) -> f64 {
+    let headers = (now.tx_packets - before.tx_packets) * HEADERS;
+    let payload = (now.tx_bytes - before.tx_bytes).saturating_sub(headers) as f64;
+    let packet = f64::from(MTU) + ETHERNET;
+    payload / (packet - HEADERS as f64) * packet
 }
 
 /// `with_offload`, for the notes.

@@ -2,7 +2,9 @@
 //!
 //! A packet counts at the moment at which it leaves the server's interface. The burst is what a token bucket of the
 //! channel's rate would have to hold: the most by which any stretch of time carried more than the rate allows. A train
-//! counts with all its segments at once.
+//! counts with all its segments at once. Whoever had no CPU for some milliseconds has to make up for it, and carries more
+//! than the rate for as long; so there is a second figure, of a queue before a link of twice the rate, which is how fast
+//! the server makes up.
 
 use crate::{Bench, MTU, called, waited_for_cpu};
 use carousel_proto::units::show_rate;
@@ -15,12 +17,14 @@ use std::thread;
 use std::time::Duration;
 
 /// Ethernet, and IPv6 with UDP.
-const ETHERNET: usize = 14;
+const ETHERNET_LEN: usize = 14;
 const HEADERS: usize = 48;
 /// Per cent by which a rate may be wrong.
 const OFF: f64 = 1.0;
 /// Of the time measured, so much may the server have waited for a CPU; longer waits make bursts that are not its own.
 const WAITED: f64 = 0.01;
+/// How fast, in times its rate, a server makes up for the time in which it had no CPU.
+const CATCHING_UP: f64 = 2.0;
 
 /// Those that need no CPU to speak of run together, each of the others alone.
 const SLOW: &[u64] = &[64_000, 1_000_000, 10_000_000];
@@ -41,13 +45,18 @@ pub fn measure(bench: &Bench, bars: &mut Bars) {
 /// The figures of channels that one server sends at the same time.
 fn together(bench: &Bench, packed: &Packed, rates: &[u64], offload: bool) -> Vec<Figure> {
     let (s, _c) = bench.cable(offload);
-    let mut figures: Vec<[Figure; 2]> = rates
+    let mut figures: Vec<[Figure; 3]> = rates
         .iter()
         .map(|&rate| {
             let name = |what: &str| format!("{what} at {}, {}", show_rate(rate as f64), called(offload));
             [
                 Figure::new(name("off its rate"), "%", Bar::AtMost(OFF)),
                 Figure::new(name("burst"), "ms of the rate", Bar::AtMost(most_burst(rate as f64))),
+                Figure::new(
+                    name("queue at twice the rate"),
+                    "ms of the rate",
+                    Bar::AtMost(most_burst(rate as f64)),
+                ),
             ]
         })
         .collect();
@@ -55,14 +64,15 @@ fn together(bench: &Bench, packed: &Packed, rates: &[u64], offload: bool) -> Vec
     for _ in 0..bench.runs {
         let (channels, waited, clean) = run(bench, &s, packed, rates);
         waits.push(waited);
-        for (channel, [off, burst]) in channels.iter().zip(&mut figures) {
+        for (channel, [off, burst, queue]) in channels.iter().zip(&mut figures) {
             if channel.packets < 3 {
                 off.note("nothing came");
                 continue;
             }
             for (figure, value, bar) in [
                 (off, channel.off() * 100.0, OFF),
-                (burst, channel.burst * 8e3 / channel.rate, most_burst(channel.rate)),
+                (burst, channel.burst.most * 8e3 / channel.rate, most_burst(channel.rate)),
+                (queue, channel.queue.most * 8e3 / channel.rate, most_burst(channel.rate)),
             ] {
                 // Waits can only make it worse: what is good in spite of them is good.
                 let excused = value > bar && waited > WAITED;
@@ -71,7 +81,7 @@ fn together(bench: &Bench, packed: &Packed, rates: &[u64], offload: bool) -> Vec
         }
     }
     let most = waits.iter().copied().fold(0.0, f64::max);
-    for [_, burst] in &mut figures {
+    for [_, burst, _] in &mut figures {
         burst.note(format!("the server waited for a CPU for up to {:.2} % of the time", most * 100.0));
     }
     figures.into_iter().flatten().collect()
@@ -124,32 +134,56 @@ struct Channel {
     bytes: u64,
     first: u64,
     last: u64,
-    /// What the token bucket holds, and the most it ever held.
+    /// What a token bucket of the rate would have to hold …
+    burst: Bucket,
+    /// … and a queue before a link that is [`CATCHING_UP`] as fast.
+    queue: Bucket,
+}
+
+/// Fills with every packet and drains at a rate.
+#[derive(Default)]
+struct Bucket {
     level: f64,
-    burst: f64,
+    most: f64,
+}
+
+impl Bucket {
+    fn fill(&mut self, bytes: f64, drained: f64) {
+        self.level = (self.level - drained).max(0.0) + bytes;
+        self.most = self.most.max(self.level);
+    }
 }
 
 impl Channel {
     fn new(group: Ipv6Addr, rate: f64) -> Self {
-        Self { group, rate, packets: 0, bytes: 0, first: 0, last: 0, level: 0.0, burst: 0.0 }
+        Self {
+            group,
+            rate,
+            packets: 0,
+            bytes: 0,
+            first: 0,
+            last: 0,
+            burst: Bucket::default(),
+            queue: Bucket::default(),
+        }
     }
 
     fn see(&mut self, frame: &Frame<'_>) {
-        let payload = frame.len - ETHERNET - HEADERS;
+        let payload = frame.len - ETHERNET_LEN - HEADERS;
         let segment = usize::try_from(MTU).unwrap_or(usize::MAX) - HEADERS;
         let segments = payload.div_ceil(segment);
         let bytes = payload + segments * HEADERS;
+        let mut drained = 0.0;
         if self.packets == 0 {
             self.first = frame.at;
         } else {
             self.bytes += bytes as u64;
-            let drained = frame.at.saturating_sub(self.last) as f64 * self.rate / 8e9;
-            self.level = (self.level - drained).max(0.0);
+            drained = frame.at.saturating_sub(self.last) as f64 * self.rate / 8e9;
         }
+        self.burst.fill(bytes as f64, drained);
+        self.queue.fill(bytes as f64, drained * CATCHING_UP);
         self.packets += segments as u64;
         self.last = self.last.max(frame.at);
-        self.level += bytes as f64;
-        self.burst = self.burst.max(self.level);
     }
 
     /// How far from its rate, as a fraction of that.

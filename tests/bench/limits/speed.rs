@@ -5,7 +5,7 @@
 //! tried again and again: it has to hold in most of the runs.
 
 use crate::uftp::{Sent, Uftp};
-use crate::{Bench, called, watched};
+use crate::{Bench, ETHERNET, MTU, called, watched, wire_bytes};
 use carousel_proto::units::show_rate;
 use carousel_tests::bars::{Bar, Bars, Figure, Run};
 use carousel_tests::lab::{Host, until};
@@ -151,14 +151,14 @@ fn attempt(hosts: (&Host, &Host), packed: &Packed, rate: f64) -> Try {
 fn transfer((s, c): (&Host, &Host), packed: &Packed, rate: f64) -> Try {
     let out = packed.bundle.with_file_name("got");
     let _ = fs::remove_file(&out);
-    let before = (c.snmp6().buffer_losses(), s.traffic("eth0").tx_bytes);
+    let before = (c.snmp6().buffer_losses(), s.traffic("eth0"));
     let client = scene::get(c, &[SOURCE], packed, &out, &["--timeout", "10s"]);
     scene::wait_joined(c);
     let server = scene::serve(s, packed, &(rate.round() as u64).to_string(), &[]);
-    let sent = || s.traffic("eth0").tx_bytes - before.1;
+    let sent = || wire_bytes(&s.traffic("eth0"), &before.1);
     let limit = LIMIT + Duration::from_secs_f64(packed.size as f64 * 8.0 / rate);
     let (run, (time, bytes)) = watched(|| {
-        until("the first packets", LIMIT, || sent() > 100_000);
+        until("the first packets", LIMIT, || sent() > 1e5);
         let (began, first) = (Instant::now(), sent());
         while scene::joined(c) > 0 && client.is_alive() && began.elapsed() < limit {
             thread::sleep(Duration::from_millis(2));
@@ -175,8 +175,8 @@ fn transfer((s, c): (&Host, &Host), packed: &Packed, rate: f64) -> Try {
     }
     let got = scene::arrive(&client, packed, &out, LIMIT);
     let _ = fs::remove_file(&out);
-    // The rate is that of IPv6 packets, of which the cable carries each in 14 bytes more.
-    let reached = bytes as f64 * 8.0 / time / rate * 1500.0 / 1514.0;
+    // The rate is that of IPv6 packets, without Ethernet's headers.
+    let reached = bytes * 8.0 / time / rate * f64::from(MTU) / (f64::from(MTU) + ETHERNET);
     let losses = c.snmp6().buffer_losses() - before.0;
     let trouble = if losses > 0 {
         Some(format!("{losses} packets found the client's buffer full"))
