@@ -49,6 +49,8 @@ pub enum Job {
 
 /// What they answer.
 pub enum Answer {
+    /// There is room for the object.
+    Reserved,
     Decoded(Decoded),
     /// The value of a block that is in the file now; nothing: the seed has no such block.
     Looked(Sbn, Option<ChainingValue>),
@@ -79,10 +81,7 @@ pub fn start(
             thread::step_back();
             let failed = |e: io::Error| Failure::writing(&path, &e);
             let mut tell = |result| results.send(result).is_ok() && bell.write_all(&[0]).is_ok();
-            if number == 0
-                && let Err(error) = reserve(&decoder.file, &geometry)
-                && !tell(Err(failed(error)))
-            {
+            if number == 0 && !tell(reserve(&decoder.file, &geometry).map(|()| Answer::Reserved).map_err(failed)) {
                 return;
             }
             for job in todo {

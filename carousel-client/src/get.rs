@@ -395,8 +395,13 @@ impl<'a> Engine<'a> {
     }
 
     fn handle_answer(&mut self, answer: Answer, reception: &Reception) -> Result<(), Failure> {
-        self.decoding -= 1;
+        self.decoding -= usize::from(!matches!(answer, Answer::Reserved));
         match answer {
+            Answer::Reserved => {
+                if let Some(work) = &mut self.work {
+                    work.handle_reserved();
+                }
+            }
             Answer::Decoded(Decoded { job, matched, by_decoder }) => {
                 if matched && let Some(work) = &mut self.work {
                     work.log_block(job.sbn)?;

@@ -33,6 +33,8 @@ pub struct WorkFile {
     journal: Option<Journal>,
     /// An earlier client left something in it.
     had: bool,
+    /// There is room for all of it. Before that nothing is worth to be kept.
+    reserved: bool,
     target: PathBuf,
     replace: bool,
     finished: bool,
@@ -92,6 +94,7 @@ impl WorkFile {
             log,
             journal: None,
             had,
+            reserved: false,
             target: target.to_owned(),
             replace,
             finished: false,
@@ -142,12 +145,20 @@ impl WorkFile {
     /// Writes what was gathered, and of what is in the file by then, how to go on with it.
     pub fn log(&mut self, standing: impl Fn(&Stored) -> Standing) -> Result<(), Failure> {
         self.flush()?;
-        self.journal.as_mut().map_or(Ok(()), |journal| journal.write(standing))
+        match &mut self.journal {
+            Some(journal) if self.reserved => journal.write(standing),
+            _ => Ok(()),
+        }
+    }
+
+    /// There is room for the object.
+    pub fn handle_reserved(&mut self) {
+        self.reserved = true;
     }
 
     /// Whether it is time for [`WorkFile::log`].
     pub fn log_is_due(&self) -> bool {
-        self.journal.as_ref().is_some_and(Journal::is_due)
+        self.reserved && self.journal.as_ref().is_some_and(Journal::is_due)
     }
 
     /// A block is whole.

@@ -798,19 +798,14 @@ mod tests {
         assert_eq!(counted, Some(1), "the manifest; the page was wrong");
     }
 
-    #[test]
-    fn packets_are_wanted_until_every_block_is_at_the_decoder_and_again_after_a_failure() {
+    /// Every packet of the tiny bundle's cycle.
+    fn cycle() -> (Vec<Vec<u8>>, Geometry) {
         let envelope = Envelope::parse(&BUNDLE[record_len(1188) + 16..]).unwrap();
         let manifest = Manifest::parse(envelope.manifest).unwrap();
         let header = BundleHeader::parse(BUNDLE).unwrap();
         let layout = layout_of(&header, &manifest, BUNDLE.len() as u64).unwrap();
         let (order, places) = (Order::new(&layout, Tier::Alone).unwrap(), Places::new(&layout));
-        let key = PublicKey::decode(KEY).unwrap();
-        let mut receiver = Receiver::new(Trust::Keys(vec![key]), 0);
-        receiver.handle_packet(0, ChannelId(0), &manifest_packet(|_| ()));
-        assert!(receiver.wants_packets());
-        let mut jobs = Vec::new();
-        for position in 0..order.cycle() {
+        let packet = |position| {
             let item = order.item(Position(position));
             let kind = match item {
                 Item::Manifest => Kind::Manifest,
@@ -824,14 +819,93 @@ mod tests {
             let sequence = Sequence(position as u32 + 1);
             emit_prefix(&mut prefix, kind, sequence, manifest.checksum(), instance_of(envelope.manifest));
             let record = &BUNDLE[places.item(item) as usize..][..places.record_len()];
-            receiver.handle_packet(position, ChannelId(0), &[&prefix[..], record].concat());
+            [&prefix[..], record].concat()
+        };
+        ((0..order.cycle()).map(packet).collect(), *layout.geometry())
+    }
+
+    /// A receiver of the tiny bundle that has its manifest.
+    fn started() -> Receiver {
+        let key = PublicKey::decode(KEY).unwrap();
+        let mut receiver = Receiver::new(Trust::Keys(vec![key]), 0);
+        receiver.handle_packet(0, ChannelId(0), &manifest_packet(|_| ()));
+        assert!(matches!(receiver.poll_output(), Some(Output::Started(_))));
+        receiver
+    }
+
+    #[test]
+    fn what_an_earlier_receiver_stored_counts_if_it_is_still_there() {
+        let (packets, geometry) = cycle();
+        let mut file = vec![0; 10_000];
+        let mut first = started();
+        let mut log = Vec::new();
+        for (now, packet) in (0..).zip(&packets) {
+            if let Verdict::Store(place, stored) = first.handle_packet(now, ChannelId(0), packet) {
+                file[place.offset as usize..][..place.len].copy_from_slice(&packet[44..][..place.len]);
+                log.push((place, stored));
+            }
+            if log.len() == 2 && log.iter().all(|(_, stored)| first.standing(stored) == Standing::Proven) {
+                break;
+            }
+        }
+        let mut second = started();
+        let mut damaged = file[log[0].0.offset as usize..][..log[0].0.len].to_vec();
+        damaged[5] ^= 1;
+        assert!(!second.handle_restored(&log[0].1, &damaged));
+        assert!(!second.handle_restored(&Stored { esi: Esi(60_000), ..log[0].1 }, &damaged));
+        for (number, (place, stored)) in log.iter().enumerate() {
+            let bytes = &file[place.offset as usize..][..place.len];
+            assert!(second.handle_restored(stored, bytes));
+            assert!(!second.handle_restored(stored, bytes), "not twice");
+            assert_eq!(second.progress().0, number as u64 + 1);
+            assert_eq!(second.standing(stored), Standing::Proven);
+        }
+        // One more of the three, and it can be decoded.
+        assert_eq!(geometry.symbols_needed(), 3);
+        let mut now = 0;
+        while second.wants_packets() {
+            second.handle_packet(now, ChannelId(0), &packets[now as usize]);
+            now += 1;
+        }
+        assert!(outputs(&mut second).iter().any(|output| matches!(output, Output::BlockReady(_))));
+    }
+
+    #[test]
+    fn a_block_from_elsewhere_counts_if_its_value_is_right() {
+        let manifest = Manifest::parse(Envelope::parse(&BUNDLE[record_len(1188) + 16..]).unwrap().manifest).unwrap();
+        for (value, found) in [(Some(manifest.digest), true), (Some([7; 32]), false), (None, false)] {
+            let mut receiver = started();
+            assert!(receiver.look_for(Sbn(0)) && !receiver.look_for(Sbn(0)) && !receiver.look_for(Sbn(1)));
+            let (packets, _) = cycle();
+            let stored = |receiver: &mut Receiver| {
+                let verdict = |p: &Vec<u8>| receiver.handle_packet(0, ChannelId(0), p);
+                packets.iter().map(verdict).filter(|verdict| matches!(verdict, Verdict::Store(..))).count()
+            };
+            assert_eq!(stored(&mut receiver), 0, "nobody writes while somebody looks");
+            receiver.handle_looked(Sbn(0), value);
+            let said = outputs(&mut receiver);
+            assert_eq!(matches!(said[..], [Output::BlockFound(Sbn(0)), Output::Complete]), found, "{said:?}");
+            assert_eq!(receiver.wants_packets(), !found);
+            assert_eq!(stored(&mut receiver) > 0, !found);
+        }
+    }
+
+    #[test]
+    fn packets_are_wanted_until_every_block_is_at_the_decoder_and_again_after_a_failure() {
+        let key = PublicKey::decode(KEY).unwrap();
+        let mut receiver = Receiver::new(Trust::Keys(vec![key]), 0);
+        receiver.handle_packet(0, ChannelId(0), &manifest_packet(|_| ()));
+        assert!(receiver.wants_packets());
+        let mut jobs = Vec::new();
+        let (packets, geometry) = cycle();
+        for (position, packet) in (0..).zip(&packets) {
+            receiver.handle_packet(position, ChannelId(0), packet);
             while let Some(output) = receiver.poll_output() {
                 if let Output::BlockReady(job) = output {
                     jobs.push(job);
                 }
             }
-            let blocks = layout.geometry().blocks() as usize;
-            assert_eq!(receiver.wants_packets(), jobs.len() < blocks, "{position}");
+            assert_eq!(receiver.wants_packets(), jobs.len() < geometry.blocks() as usize, "{position}");
         }
         assert!(!receiver.wants_packets());
         receiver.handle_decoded(jobs.remove(0), false, true);

@@ -1,0 +1,262 @@
+//! Clients that end too early, and clients that come after them: nothing is lost, and little is taken twice.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
+use carousel_tests::lab::{self, Host, Lab, Running};
+use carousel_tests::scene::{self, AsOsString, Packed, SOURCE, args};
+use carousel_tests::{figures, object};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+const MIB: u64 = 1 << 20;
+const LIMIT: Duration = Duration::from_secs(60);
+const RATE: &str = "80M";
+
+/// What lies in a folder, hidden files included.
+fn contents(folder: &Path) -> Vec<OsString> {
+    let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    names
+}
+
+/// The last event of that name that a client told.
+fn event(client: &Running, name: &str) -> Option<Value> {
+    let text = client.stdout();
+    let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    events.filter(|event| event["event"] == name).last()
+}
+
+fn number(event: &Value, name: &str) -> u64 {
+    event[name].as_u64().unwrap_or_else(|| panic!("no {name} in {event}"))
+}
+
+/// Datagrams that programs of a host have read.
+fn datagrams(host: &Host) -> u64 {
+    host.snmp6().get("Udp6InDatagrams")
+}
+
+/// `CAROUSEL_KILLS=500` is the long run that is made by hand.
+fn kills() -> u64 {
+    std::env::var("CAROUSEL_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(24)
+}
+
+#[test]
+fn killed_at_any_moment_it_goes_on_and_takes_little_twice() {
+    let Some(lab) = Lab::enter("killed_at_any_moment_it_goes_on_and_takes_little_twice") else { return };
+    let (s, c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), 8 * MIB, &["--block-size", "1MiB"]);
+    let server = scene::serve(&s, &packed, RATE, &[]);
+    scene::wait_sending(&s, &server);
+    let folder = lab.fresh_dir("target");
+    let out = folder.join("got");
+    let transfer = |deaths: u64| {
+        let before = datagrams(&c);
+        let mut killed = 0;
+        while killed < deaths && !out.exists() {
+            let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
+            thread::sleep(scene::random_moment(Duration::from_millis(600)));
+            client.kill(Signal::SIGKILL);
+            client.finish(LIMIT);
+            killed += 1;
+        }
+        let mut needed = 0;
+        if out.exists() {
+            assert_eq!(object::digest(&out).unwrap(), packed.digest, "a killed client left a wrong target");
+        } else {
+            let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
+            needed = scene::arrive(&client, &packed, &out, LIMIT).done.symbols_needed;
+        }
+        assert_eq!(contents(&folder), ["got"], "work files remain");
+        fs::remove_file(&out).unwrap();
+        (killed, datagrams(&c) - before, needed)
+    };
+    let mut undisturbed: Vec<_> = (0..5).map(|_| transfer(0)).collect();
+    undisturbed.sort_by_key(|one| one.1);
+    let (_, whole, needed) = undisturbed[2];
+    let (mut killed, mut read, mut transfers) = (0, 0, 0);
+    while killed < kills() {
+        let (deaths, packets, _) = transfer(1 + killed % 4);
+        killed += deaths;
+        read += packets;
+        transfers += 1;
+    }
+    let again = (read as f64 - (transfers * whole) as f64) / killed as f64 / needed as f64;
+    figures::row(
+        "SIGKILL at random moments",
+        &[
+            ("kills", &killed),
+            ("transfers", &transfers),
+            ("packets of one that was left alone, per symbol", &format!("{:.3}", whole as f64 / needed as f64)),
+            ("taken again after a kill, of the object", &format!("{:.2} %", again * 100.0)),
+        ],
+    );
+    assert!(again < 0.02, "{again:.4} of the object again after each kill");
+}
+
+#[test]
+fn what_ends_a_client_leaves_its_work_and_says_so() {
+    let Some(lab) = Lab::enter("what_ends_a_client_leaves_its_work_and_says_so") else { return };
+    let (s, c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), 8 * MIB, &[]);
+    let server = scene::serve(&s, &packed, "20M", &[]);
+    scene::wait_sending(&s, &server);
+    let folder = lab.fresh_dir("target");
+    let out = folder.join("got");
+    let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
+    scene::wait_received(&c, &client, packed.size / 3, LIMIT);
+    client.kill(Signal::SIGTERM);
+    assert_eq!(client.finish(LIMIT).code(), 1, "{client}");
+    assert!(client.stderr().contains("is kept, the same command goes on with it"), "{client}");
+    // Nothing comes: that changes nothing.
+    drop(server);
+    let client = scene::get(&c, &[SOURCE], &packed, &out, &["--timeout", "1s"]);
+    assert_eq!(client.finish(LIMIT).code(), 5, "{client}");
+    assert!(client.stderr().contains("what an earlier client had is kept"), "{client}");
+    let _server = scene::serve(&s, &packed, "20M", &[]);
+    let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
+    scene::arrive(&client, &packed, &out, LIMIT).row("after SIGTERM at a third, and a silence", "");
+    let resumed = event(&client, "resumed").unwrap();
+    let share = number(&resumed, "symbols_received") as f64 / number(&resumed, "symbols_needed") as f64;
+    assert!((0.28..0.45).contains(&share), "{resumed}");
+    assert_eq!(contents(&folder), ["got"]);
+}
+
+#[test]
+fn work_that_was_damaged_meanwhile_is_not_believed() {
+    let Some(lab) = Lab::enter("work_that_was_damaged_meanwhile_is_not_believed") else { return };
+    let (s, c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), 4 * MIB, &["--block-size", "256KiB"]);
+    let server = scene::serve(&s, &packed, RATE, &[]);
+    scene::wait_sending(&s, &server);
+    let folder = lab.fresh_dir("target");
+    let out = folder.join("got");
+    type Damage = fn(&File, &File);
+    let damages: [(&str, Damage); 5] = [
+        ("zeros in the file", |part, _| {
+            (0..40).for_each(|i| part.write_all_at(&[0; 4096], i * 65_536).unwrap());
+        }),
+        ("the file is empty", |part, _| part.set_len(0).unwrap()),
+        ("zeros in the log", |_, log| log.write_all_at(&[0; 3000], 1000).unwrap()),
+        ("the log is cut within an entry", |_, log| log.set_len(log.metadata().unwrap().len() / 2 + 5).unwrap()),
+        ("the log is of nothing", |_, log| log.write_all_at(&[0xff; 20], 10).unwrap()),
+    ];
+    for (name, damage) in damages {
+        let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
+        scene::wait_received(&c, &client, packed.size / 2, LIMIT);
+        client.kill(Signal::SIGKILL);
+        client.finish(LIMIT);
+        let open = |name: &str| File::options().write(true).open(folder.join(name)).unwrap();
+        damage(&open(".got.carousel-part"), &open(".got.carousel-log"));
+        let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
+        scene::arrive(&client, &packed, &out, LIMIT).row(name, "");
+        assert_eq!(contents(&folder), ["got"]);
+        fs::remove_file(&out).unwrap();
+    }
+}
+
+/// An object, the same with one byte changed as the next release, and both packed.
+fn releases(lab: &Lab, size: u64, block: &str) -> (Packed, Packed) {
+    let old = scene::pack(&lab.fresh_dir("old"), size, &["--seq", "1", "--block-size", block]);
+    let mut new = scene::unpacked(&lab.fresh_dir("new"), size);
+    new.keys = old.keys.clone();
+    let file = File::options().read(true).write(true).open(&new.object).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, size / 2).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], size / 2).unwrap();
+    new.digest = object::digest(&new.object).unwrap();
+    let line = scene::pack_line(&new, &["--seq", "2", "--block-size", block]);
+    let packing = carousel_tests::bins::run_line(&line);
+    assert!(packing.status.success(), "{}", String::from_utf8_lossy(&packing.stderr));
+    (old, new)
+}
+
+#[test]
+fn a_seed_saves_all_but_the_changed_block() {
+    let Some(lab) = Lab::enter("a_seed_saves_all_but_the_changed_block") else { return };
+    let (s, c) = scene::pair(&lab);
+    let (old, new) = releases(&lab, 100 * MIB, "4MiB");
+    let out = lab.fresh_dir("target").join("got");
+    let server = scene::serve(&s, &new, "200M", &[]);
+    scene::wait_sending(&s, &server);
+    let seed = old.object.display().to_string();
+    let client = scene::get(&c, &[SOURCE], &new, &out, &["--seed", &seed]);
+    let got = scene::arrive(&client, &new, &out, LIMIT);
+    let done = event(&client, "done").unwrap();
+    let (found, needed) = (number(&done, "blocks_found"), got.done.symbols_needed);
+    let taken = got.done.symbols_received - got.done.packets_duplicate;
+    got.row("one byte of 100 MiB changed", &format!("{found} blocks found, {taken} of {needed} symbols taken"));
+    assert_eq!(found, 24, "{done}");
+    assert!(taken as f64 <= needed as f64 / 25.0 * 1.05, "{taken} symbols of new ones");
+    // A seed of another length, or of nothing, is of no use and of no harm.
+    for seed in [&new.bundle, Path::new("/dev/null")].map(|path| path.display().to_string()) {
+        let client = scene::get(&c, &[SOURCE], &new, &out, &["--force", "--seed", &seed]);
+        scene::arrive(&client, &new, &out, LIMIT);
+        assert_eq!(number(&event(&client, "done").unwrap(), "blocks_found"), 0);
+    }
+}
+
+#[test]
+fn a_newer_release_supersedes_what_was_begun() {
+    let Some(lab) = Lab::enter("a_newer_release_supersedes_what_was_begun") else { return };
+    let (s, c) = scene::pair(&lab);
+    let (old, new) = releases(&lab, 8 * MIB, "256KiB");
+    let folder = lab.fresh_dir("target");
+    let out = folder.join("got");
+    let server = scene::serve(&s, &old, RATE, &[]);
+    let client = scene::get(&c, &[SOURCE], &old, &out, &[]);
+    scene::wait_received(&c, &client, old.size * 9 / 10, LIMIT);
+    client.kill(Signal::SIGKILL);
+    client.finish(LIMIT);
+    drop(server);
+    let _server = scene::serve(&s, &new, RATE, &[]);
+    let client = scene::get(&c, &[SOURCE], &new, &out, &[]);
+    let got = scene::arrive(&client, &new, &out, LIMIT);
+    got.row("another release on the old one's work", "");
+    assert_eq!(contents(&folder), ["got"]);
+}
+
+/// A disk of its own, which something else fills in the middle of the transfer.
+#[test]
+fn after_a_full_disk_it_goes_on() {
+    let test = "after_a_full_disk_it_goes_on";
+    if !lab::have("mkfs.ext2") {
+        return lab::skip(test, "the program mkfs.ext2 is missing");
+    }
+    let Some(lab) = Lab::enter(test) else { return };
+    let (s, c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), 8 * MIB, &["--block-size", "256KiB"]);
+    let server = scene::serve(&s, &packed, "20M", &[]);
+    scene::wait_sending(&s, &server);
+    let folder = lab.fresh_dir("target");
+    let image = lab.file("image");
+    // ext2 cannot reserve room: it only looks whether there is any.
+    let script = format!(
+        "{{ truncate -s 24M {0} && mkfs.ext2 -q -F {0} && mount -o loop {0} \"$0\"; }} || exit 99
+         \"$@\" & sleep 1.5; dd if=/dev/zero of=\"$0/filler\" bs=64k status=none 2>/dev/null
+         wait $!; echo \"ended $?\"; ls -A \"$0\"; rm \"$0/filler\"
+         \"$@\"; echo \"then $?\"; ls -A \"$0\"; b3=$(cat \"$0/got\" | wc -c); echo \"size $b3\"",
+        image.display()
+    );
+    let words: [&dyn AsOsString; 6] = [&"unshare", &"-m", &"sh", &"-c", &script, &folder];
+    let mut line = args(&words);
+    line.extend(scene::get_line(&[SOURCE], &packed, &folder.join("got"), &[]));
+    let shell = c.spawn(&line);
+    if shell.finish(LIMIT).code() == 99 {
+        return lab::skip(test, &format!("no loop mount: {}", shell.stderr().trim()));
+    }
+    let said = shell.stdout();
+    let words: Vec<&str> = said.lines().filter(|line| !line.starts_with('{')).collect();
+    assert!(words.contains(&"ended 6") && words.contains(&".got.carousel-log"), "{shell}");
+    assert!(words.contains(&"then 0") && words.contains(&"size 8388608"), "{shell}");
+    let resumed = event(&shell, "resumed").unwrap();
+    let done = event(&shell, "done").unwrap();
+    assert_eq!(done["digest"], packed.digest.as_str());
+    let share = number(&resumed, "symbols_received") as f64 / number(&resumed, "symbols_needed") as f64;
+    figures::row("a disk that was full", &[("kept", &format!("{:.0} %", share * 100.0))]);
+    assert!(share > 0.2, "{resumed}");
+}
