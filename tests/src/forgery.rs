@@ -11,6 +11,11 @@ use std::time::{Duration, Instant};
 
 /// Bytes of the header every packet begins with.
 const HEADER: usize = 44;
+/// Where its kind stands, and where its slot.
+const AT_KIND: usize = 1;
+const AT_SLOT: usize = 40;
+/// Manifest, hash page, block page, keys object, heartbeat.
+const STATEMENTS: [u8; 5] = [0, 1, 2, 4, 5];
 const IPV6: usize = 40;
 const UDP: usize = 8;
 
@@ -23,6 +28,10 @@ pub enum Lie {
     Contents,
     /// Real packets with one wrong byte, anywhere.
     Byte,
+    /// Nothing but noise.
+    Noise,
+    /// Manifests, pages, keys objects and heartbeats, by their headers; some well-formed, none genuine.
+    Statements,
 }
 
 /// One channel: whose packets, to where.
@@ -143,6 +152,14 @@ fn alter(packet: &mut [u8], lie: Lie, dice: &mut Dice) {
         Lie::Replay => {}
         Lie::Contents => packet[HEADER..].iter_mut().for_each(|byte| *byte = dice.next() as u8),
         Lie::Byte => packet[dice.below(packet.len())] ^= 1 + dice.below(255) as u8,
+        Lie::Noise => packet.iter_mut().for_each(|byte| *byte = dice.next() as u8),
+        Lie::Statements => {
+            packet[AT_KIND] = STATEMENTS[dice.below(STATEMENTS.len())];
+            let slot = AT_SLOT + 2 + dice.below(2);
+            packet[slot] = dice.next() as u8;
+            // A byte somewhere near the beginning, where lengths, numbers and names stand.
+            packet[HEADER + dice.below(200)] ^= 1 + dice.below(255) as u8;
+        }
     }
 }
 
@@ -175,6 +192,8 @@ mod tests {
             packet
         };
         assert_eq!(lied(Lie::Replay), real);
+        assert!(lied(Lie::Noise)[..HEADER] != real[..HEADER]);
+        assert!(STATEMENTS.contains(&lied(Lie::Statements)[AT_KIND]));
         for _ in 0..1000 {
             let byte = lied(Lie::Byte);
             assert_eq!(byte.iter().zip(&real).filter(|(a, b)| a != b).count(), 1);
