@@ -252,6 +252,11 @@ impl Config {
         Self::parse(&File { path, text }, flags)
     }
 
+    /// Whether a text is a configuration.
+    pub fn check(text: &str) -> Result<(), Failure> {
+        Self::parse(&File { path: Path::new("configuration"), text }, &Way::default()).map(drop)
+    }
+
     fn parse(file: &File<'_>, flags: &Way) -> Result<Self, Failure> {
         let document: Document = toml::from_str(file.text).map_err(|e| {
             let what = e.message().lines().collect::<Vec<_>>().join(", ");

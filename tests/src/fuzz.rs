@@ -26,7 +26,7 @@ use std::sync::OnceLock;
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("packet", packet),
     ("manifest", manifest),
     ("page", page),
@@ -36,6 +36,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("bundle", bundle),
     ("journal", journal),
     ("dns", dns),
+    ("configuration", configuration),
     ("units", units),
     ("receiver", receiver),
 ];
@@ -188,6 +189,15 @@ pub fn dns(data: &[u8]) {
         let mut none = Remarks::default();
         let again = Service::parse(&name, &service.srv(), &[service.txt()], &mut none);
         assert_eq!(again.as_ref(), Ok(&service), "{:?}", service.txt());
+    }
+}
+
+/// The server's configuration.
+pub fn configuration(data: &[u8]) {
+    if let Ok(text) = str::from_utf8(data)
+        && let Err(failure) = carousel_server::check_configuration(text)
+    {
+        assert!(!failure.message.contains('\n') && !failure.message.is_empty(), "{failure:?}");
     }
 }
 

@@ -1,0 +1,76 @@
+//! carousel-server: packs a file once, then sends it for ever and listens to nothing.
+//!
+//! What to send is a [`plan`], from flags or from a [`config`] file; [`run`] keeps a thread for each channel, inside a
+//! [`sandbox`].
+//! Disk to wire: [`send`] asks the schedule *what* and the pacer *when*, [`bundle`] hands the slice,
+//! `carousel_proto::wire` emits the header, [`socket`] makes one system call per burst.
+
+mod bundle;
+mod cli;
+mod config;
+mod demo;
+mod inspect;
+mod keyring;
+mod keys;
+mod nameserver;
+mod namespace;
+mod pack;
+mod plan;
+mod run;
+mod sandbox;
+mod send;
+mod socket;
+mod statements;
+#[cfg(target_pointer_width = "64")]
+mod syscalls;
+mod zone;
+
+use carousel_proto::outcome::{Failure, Outcome, one_line};
+use clap::Parser;
+use std::process::ExitCode;
+
+/// The text of a configuration; the error says what is wrong with it in one line.
+///
+/// # Errors
+/// [`Outcome::Usage`]. Files that it names are not looked at.
+pub fn check_configuration(text: &str) -> Result<(), Failure> {
+    config::Config::check(text)
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    let arguments = match cli::Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            if !error.use_stderr() {
+                let _ = error.print(); // --help or --version
+                return ExitCode::SUCCESS;
+            }
+            eprintln!("carousel-server: {}", one_line(&error.render().to_string()));
+            return ExitCode::from(Outcome::Usage as u8);
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .with_max_level(arguments.log_level())
+        .init();
+    let ended = match arguments.command {
+        cli::Command::Keygen(a) => keys::keygen(&a),
+        cli::Command::Pack(a) => pack::pack(&a),
+        cli::Command::Seal(a) => keys::seal(&a),
+        cli::Command::Keys(a) => keyring::keys(&a),
+        cli::Command::Inspect(a) => inspect::inspect(&a),
+        cli::Command::Run(a) => run::run(&a),
+        cli::Command::Zone(a) => zone::zone(&a),
+        cli::Command::Demo(a) => demo::demo(&a),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { outcome, message }) => {
+            eprintln!("carousel-server: {message}");
+            ExitCode::from(outcome as u8)
+        }
+    }
+}
