@@ -539,7 +539,7 @@ impl<'a> Engine<'a> {
             0 => "what an earlier client had".to_owned(),
             _ => format!("{:.0} %", symbols as f64 * 100.0 / needed as f64),
         };
-        Failure::new(failure.outcome(), format!("{failure}; {had} is kept, the same command goes on with it"))
+        Failure::new(failure.outcome, format!("{}; {had} is kept, the same command goes on with it", failure.message))
     }
 
     /// Tells the tuner what has come and does what it says.
