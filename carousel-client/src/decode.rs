@@ -4,8 +4,8 @@
 
 use crate::thread;
 use crate::writer::{reserve, start_writeback};
-use carousel_proto::fec::{FecError, StripeDecoder, stripes};
 use blake3::hazmat::ChainingValue;
+use carousel_proto::fec::{FecError, StripeDecoder, stripes};
 use carousel_proto::geometry::{Geometry, Sbn};
 use carousel_proto::outcome::Failure;
 use carousel_proto::pages::{block_hasher, block_value};
@@ -81,7 +81,9 @@ pub fn start(
             thread::step_back();
             let failed = |e: io::Error| Failure::writing(&path, &e);
             let mut tell = |result| results.send(result).is_ok() && bell.write_all(&[0]).is_ok();
-            if number == 0 && !tell(reserve(&decoder.file, &geometry).map(|()| Answer::Reserved).map_err(failed)) {
+            if number == 0
+                && !tell(reserve(&decoder.file, &geometry).map(|()| Answer::Reserved).map_err(failed))
+            {
                 return;
             }
             for job in todo {

@@ -25,8 +25,8 @@ use carousel_proto::trust::{Trust, not_a_public_key};
 use carousel_proto::wire::{HEADER_LEN, IP_UDP_LEN};
 use crossbeam_channel::{Receiver as Queue, Sender, TryRecvError, never};
 use nix::libc;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::fs::File;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
@@ -65,7 +65,7 @@ pub fn get(arguments: &cli::Get) -> Result<(), Failure> {
     };
     enter_sandbox(arguments, target.folder());
     let (tuner, updates) = what_to_join(arguments)?;
-    let mut engine = Engine::new(arguments, trust, state, target, early, seed, tuner, updates);
+    let mut engine = Engine::new(arguments, trust, Files { state, target, early, seed }, tuner, updates);
     let failed = |e| Failure::new(Outcome::Failed, format!("a pipe cannot be made: {}", plain(&e)));
     let reception = Reception::new(settings).map_err(failed)?;
     let manifest = engine.run(reception, &stop).map_err(|failure| engine.put_away(failure))?;
@@ -206,6 +206,15 @@ impl Target {
     }
 }
 
+/// What of the disk a transfer has to do with.
+struct Files {
+    state: Option<State>,
+    target: Target,
+    /// The work file, where the target's name is known at once.
+    early: Option<WorkFile>,
+    seed: Option<Arc<File>>,
+}
+
 struct Engine<'a> {
     arguments: &'a cli::Get,
     receiver: Receiver,
@@ -259,25 +268,16 @@ struct Channel {
 }
 
 impl<'a> Engine<'a> {
-    fn new(
-        arguments: &'a cli::Get,
-        trust: Trust,
-        state: Option<State>,
-        target: Target,
-        work: Option<WorkFile>,
-        seed: Option<Arc<File>>,
-        tuner: Tuner,
-        updates: Queue<Offer>,
-    ) -> Self {
+    fn new(arguments: &'a cli::Get, trust: Trust, files: Files, tuner: Tuner, updates: Queue<Offer>) -> Self {
         Self {
             arguments,
             receiver: Receiver::new(trust, unix_time()),
-            state,
+            state: files.state,
             report: Report::new(arguments.json, arguments.quiet),
-            target,
-            work,
+            target: files.target,
+            work: files.early,
             manifest: None,
-            seed,
+            seed: files.seed,
             jobs: None,
             answers: never(),
             tuner,
@@ -487,7 +487,8 @@ impl<'a> Engine<'a> {
         let replay = work.begin(&hash, &geometry)?;
         let bell = || reception.bell().map_err(|e| Failure::new(Outcome::Failed, plain(&e)));
         let threads = self.arguments.threads;
-        let (jobs, answers) = decode::start(&work.file(), &path, self.seed.as_ref(), geometry, threads, bell)?;
+        let (jobs, answers) =
+            decode::start(&work.file(), &path, self.seed.as_ref(), geometry, threads, bell)?;
         self.report.started(&manifest, IP_UDP_LEN + HEADER_LEN + geometry.symbol_len());
         self.grown = (self.clock, 0);
         (self.jobs, self.answers) = (Some(jobs), answers);
@@ -515,9 +516,9 @@ impl<'a> Engine<'a> {
         }
         let mut symbol = Vec::new();
         while let (Some(symbols), Some(work)) = (replay.symbols()?, &self.work) {
-            for stored in symbols {
+            for (stored, proven) in symbols {
                 work.load(place_of(geometry, stored.sbn, stored.place, stored.esi.0), &mut symbol)?;
-                self.receiver.handle_restored(&stored, &symbol);
+                self.receiver.handle_restored(&stored, proven, &symbol);
             }
         }
         let (symbols, needed) = self.receiver.progress();
@@ -539,7 +540,10 @@ impl<'a> Engine<'a> {
             0 => "what an earlier client had".to_owned(),
             _ => format!("{:.0} %", symbols as f64 * 100.0 / needed as f64),
         };
-        Failure::new(failure.outcome, format!("{}; {had} is kept, the same command goes on with it", failure.message))
+        Failure::new(
+            failure.outcome,
+            format!("{}; {had} is kept, the same command goes on with it", failure.message),
+        )
     }
 
     /// Tells the tuner what has come and does what it says.
@@ -720,7 +724,7 @@ impl<'a> Engine<'a> {
         let lost = self.receiver.channel_counts().map(|count| count.lost).sum();
         let tier = self.tuner.tier();
         let (overflowed, found) = (self.overflowed.1, self.found);
-        Standing { found,  symbols, needed, counters: self.receiver.counters(), lost, overflowed, tier }
+        Standing { found, symbols, needed, counters: self.receiver.counters(), lost, overflowed, tier }
     }
 
     /// The channels that something came from.

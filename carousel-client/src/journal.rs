@@ -32,10 +32,8 @@ pub struct Journal {
     limit: u64,
     /// Not in the log yet.
     fresh: Vec<Stored>,
-    /// So many new ones are written at once …
+    /// So many are written at once.
     portion: usize,
-    /// … when there are so many, with those that had to wait.
-    due: usize,
     bytes: Vec<u8>,
 }
 
@@ -64,8 +62,13 @@ impl Journal {
         let header = journal_header(manifest);
         let mut known = [0; JOURNAL_HEADER_LEN];
         let is_known = file.read_exact_at(&mut known, 0).is_ok() && known == header;
-        let mut replay =
-            Replay { file: file.try_clone().map_err(failed)?, path: path.clone(), geometry, at: 0, blocks: Vec::new() };
+        let mut replay = Replay {
+            file: file.try_clone().map_err(failed)?,
+            path: path.clone(),
+            geometry,
+            at: 0,
+            blocks: Vec::new(),
+        };
         replay.read_blocks()?;
         let mut len = JOURNAL_HEADER_LEN as u64;
         if is_known {
@@ -84,7 +87,6 @@ impl Journal {
             limit: JOURNAL_HEADER_LEN as u64 + most * ENTRY_LEN as u64,
             fresh: Vec::new(),
             portion,
-            due: portion,
             bytes: Vec::new(),
         };
         let says_something = len > JOURNAL_HEADER_LEN as u64 || !replay.blocks.is_empty();
@@ -98,30 +100,26 @@ impl Journal {
 
     /// A symbol was given to the work file.
     pub fn handle_stored(&mut self, stored: Stored) {
-        if self.fresh.len() >= 2 * FRESH_MAX {
-            self.fresh.drain(..FRESH_MAX); // forged, most of them: nobody proved them
-        }
         self.fresh.push(stored);
     }
 
     /// Whether it is time to write.
     pub fn is_due(&self) -> bool {
-        self.fresh.len() >= self.due
+        self.fresh.len() >= self.portion
     }
 
-    /// Writes down what is proven by now and already in the work file. What is not proven yet has to wait.
+    /// Writes down what is in the work file by now.
     pub fn write(&mut self, standing: impl Fn(&Stored) -> Standing) -> Result<(), Failure> {
         let mut bytes = std::mem::take(&mut self.bytes);
         bytes.clear();
-        self.fresh.retain(|stored| match standing(stored) {
-            Standing::Proven => {
-                bytes.extend(Entry::Symbol(*stored).emit(&self.geometry));
-                false
-            }
-            Standing::Unproven => true,
-            Standing::Gone => false,
-        });
-        self.due = self.fresh.len() + self.portion;
+        for stored in self.fresh.drain(..) {
+            let proven = match standing(&stored) {
+                Standing::Proven => true,
+                Standing::Unproven => false,
+                Standing::Gone => continue,
+            };
+            bytes.extend(Entry::Symbol { stored, proven }.emit(&self.geometry));
+        }
         self.bytes = bytes;
         self.append()
     }
@@ -160,10 +158,10 @@ impl Replay {
         Ok(())
     }
 
-    /// The next symbols; `None`: that was all.
-    pub fn symbols(&mut self) -> Result<Option<Vec<Stored>>, Failure> {
+    /// The next symbols, and whether they were proven; `None`: that was all.
+    pub fn symbols(&mut self) -> Result<Option<Vec<(Stored, bool)>>, Failure> {
         let symbol = |entry| match entry {
-            Entry::Symbol(stored) => Some(stored),
+            Entry::Symbol { stored, proven } => Some((stored, proven)),
             Entry::Block(_) => None,
         };
         Ok(self.read()?.map(|entries| entries.into_iter().filter_map(symbol).collect()))

@@ -6,8 +6,8 @@
 //! entry    offset (6), slot (4), place (2), leaf (10)
 //! ```
 //!
-//! All numbers are big-endian; offset, slot and leaf are those of the wire. An entry whose place is [`WHOLE`] says that
-//! the block that begins at its offset is whole. Entries are only ever appended, and nothing in them is believed: a
+//! All numbers are big-endian; offset, slot and leaf are those of the wire. The highest bit of a place is 1 if the symbol
+//! was not proven yet. An entry whose place is [`WHOLE`] says that the block that begins at its offset is whole. Entries are only ever appended, and nothing in them is believed: a
 //! symbol counts if the bytes in its place still have that leaf, a block if its hash is the object's. So a log that was
 //! cut off, reordered or filled with zeros by a loss of power makes a receiver take some symbols again, and no more.
 
@@ -21,6 +21,9 @@ pub const JOURNAL_HEADER_LEN: usize = 48;
 pub const ENTRY_LEN: usize = 22;
 /// In the place of an entry: it is about the whole block.
 pub const WHOLE: u16 = u16::MAX;
+
+/// In the place of an entry; there are fewer than 2^15 places.
+const UNPROVEN: u16 = 1 << 15;
 
 const MAGIC: &[u8; 16] = b"carousel log 1\n\0";
 
@@ -42,8 +45,13 @@ pub struct Stored {
 /// A line of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Entry {
-    /// A proven symbol was stored.
-    Symbol(Stored),
+    /// A symbol was stored.
+    Symbol {
+        /// Which, and where.
+        stored: Stored,
+        /// Whether its page had judged it by then.
+        proven: bool,
+    },
     /// A block became whole.
     Block(Sbn),
 }
@@ -60,7 +68,10 @@ impl Entry {
     /// As it is written.
     pub fn emit(&self, geometry: &Geometry) -> [u8; ENTRY_LEN] {
         let (offset, slot, place, leaf) = match self {
-            Self::Symbol(s) => (geometry.offset(s.sbn, s.esi), s.slot.0, s.place, s.leaf),
+            Self::Symbol { stored: s, proven } => {
+                let place = if *proven { s.place } else { s.place | UNPROVEN };
+                (geometry.offset(s.sbn, s.esi), s.slot.0, place, s.leaf)
+            }
             Self::Block(sbn) => (geometry.block_offset(*sbn), 0, WHOLE, [0; LEAF_LEN]),
         };
         let mut bytes = [0; ENTRY_LEN];
@@ -82,7 +93,9 @@ impl Entry {
         }
         let mut leaf = [0; LEAF_LEN];
         leaf.copy_from_slice(&bytes[12..]);
-        (place < geometry.source_symbols(sbn)).then_some(Self::Symbol(Stored { sbn, esi, place, slot, leaf }))
+        let (proven, place) = (place & UNPROVEN == 0, place & !UNPROVEN);
+        let stored = Stored { sbn, esi, place, slot, leaf };
+        (place < geometry.source_symbols(sbn)).then_some(Self::Symbol { stored, proven })
     }
 }
 
@@ -102,8 +115,10 @@ mod tests {
             assert_eq!(Entry::parse(&entry.emit(&g), &g), Some(entry));
             for esi in (0..g.symbols(sbn) as u16).map(Esi) {
                 let stored = Stored { sbn, esi, place: esi.0 % 2, slot: Slot(77), leaf: [9; LEAF_LEN] };
-                let entry = Entry::Symbol(stored);
-                assert_eq!(Entry::parse(&entry.emit(&g), &g), Some(entry));
+                for proven in [true, false] {
+                    let entry = Entry::Symbol { stored, proven };
+                    assert_eq!(Entry::parse(&entry.emit(&g), &g), Some(entry));
+                }
             }
         }
     }
@@ -112,9 +127,9 @@ mod tests {
     fn what_cannot_be_is_nothing() {
         let g = geometry();
         let stored = Stored { sbn: Sbn(1), esi: Esi(3), place: 56, slot: Slot(0), leaf: [0; LEAF_LEN] };
-        let beyond = Entry::Symbol(stored).emit(&g);
+        let beyond = Entry::Symbol { stored, proven: true }.emit(&g);
         assert_eq!(Entry::parse(&beyond, &g), None);
-        let mut middle = Entry::Symbol(stored).emit(&g);
+        let mut middle = beyond;
         middle[10..12].fill(0xff); // whole, but not at a block's beginning
         assert_eq!(Entry::parse(&middle, &g), None);
         assert_eq!(Entry::parse(&[0xff; ENTRY_LEN], &g), None);

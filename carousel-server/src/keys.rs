@@ -161,7 +161,8 @@ pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 fn read_text(path: &Path) -> Result<String, Failure> {
     let bytes = sandbox::read(path).map_err(|e| Failure::reading(path, &e))?;
-    String::from_utf8(bytes).map_err(|_| Failure::usage(format!("{}: is no text; is it the right file?", path.display())))
+    String::from_utf8(bytes)
+        .map_err(|_| Failure::usage(format!("{}: is no text; is it the right file?", path.display())))
 }
 
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Failure> {

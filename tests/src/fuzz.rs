@@ -154,7 +154,7 @@ pub fn journal(data: &[u8]) {
     for bytes in entries {
         let Some(entry) = Entry::parse(bytes, &geometry) else { continue };
         match entry {
-            Entry::Symbol(stored) => {
+            Entry::Symbol { stored, .. } => {
                 assert!(stored.place < geometry.source_symbols(stored.sbn));
                 assert_eq!(entry.emit(&geometry), *bytes);
             }

@@ -35,12 +35,13 @@ impl Reference {
         let packets: Vec<Packet<'_>> =
             self.packets.iter().filter_map(|bytes| Packet::parse(bytes).ok()).collect();
         // The first manifest that is believed decides.
-        let (manifest, instance) = packets.iter().filter(|p| p.kind() == Kind::Manifest).find_map(|packet| {
-            let envelope = Envelope::parse(packet.body()).ok()?;
-            let instance = instance_of(envelope.manifest);
-            let manifest = self.trust.check(&envelope, 0).ok()?;
-            (packet.instance() == instance).then_some((manifest, instance))
-        })?;
+        let (manifest, instance) =
+            packets.iter().filter(|p| p.kind() == Kind::Manifest).find_map(|packet| {
+                let envelope = Envelope::parse(packet.body()).ok()?;
+                let instance = instance_of(envelope.manifest);
+                let manifest = self.trust.check(&envelope, 0).ok()?;
+                (packet.instance() == instance).then_some((manifest, instance))
+            })?;
         let geometry = manifest.geometry().ok()?;
         let ours: Vec<_> = packets
             .into_iter()

@@ -40,7 +40,8 @@ fn recorded(folder: &Path, prefix: &str, target: &Path) -> Vec<Step> {
         let entry = entry.unwrap();
         if entry.file_name().to_string_lossy().starts_with(prefix) {
             let text = fs::read_to_string(entry.path()).unwrap();
-            let split = |line: &str| line.split_once(' ').map(|(time, call)| (time.to_owned(), call.to_owned()));
+            let split =
+                |line: &str| line.split_once(' ').map(|(time, call)| (time.to_owned(), call.to_owned()));
             lines.extend(text.lines().filter_map(split));
         }
     }
@@ -57,16 +58,18 @@ fn step(line: &str, target: &Path) -> Option<Step> {
     }
     let folder = target.display().to_string();
     // The descriptor's path, if that is in the folder.
-    let of_descriptor = || {
-        let path = arguments.split_once('<')?.1.split_once('>')?.0;
-        Some(path.strip_prefix(&folder)?.trim_start_matches('/').to_owned())
-    };
     let hex = |text: &str| -> Vec<u8> {
         text.split("\\x").skip(1).map(|digits| u8::from_str_radix(&digits[..2], 16).unwrap()).collect()
     };
+    let of_descriptor = || {
+        let path = arguments.split_once('<')?.1.split_once('>')?.0;
+        let path = String::from_utf8(hex(path)).unwrap();
+        Some(path.strip_prefix(&folder)?.trim_start_matches('/').to_owned())
+    };
     // A path as an argument, in quotes and hexadecimal.
     let paths = || -> Vec<String> {
-        let quoted = arguments.split('"').skip(1).step_by(2).map(|text| String::from_utf8(hex(text)).unwrap());
+        let quoted =
+            arguments.split('"').skip(1).step_by(2).map(|text| String::from_utf8(hex(text)).unwrap());
         quoted.filter_map(|path| Some(Path::new(&path).file_name()?.to_str()?.to_owned())).collect()
     };
     match name.trim() {
@@ -118,9 +121,13 @@ impl Dice {
 /// The folder as a disk may have it when the power goes after so many steps.
 fn after_crash(steps: &[Step], dice: &mut Dice) -> BTreeMap<String, Vec<u8>> {
     let synced = |name: &str| {
-        steps.iter().rposition(|step| matches!(step, Step::Sync { file } if file == name)).map_or(0, |at| at + 1)
+        steps
+            .iter()
+            .rposition(|step| matches!(step, Step::Sync { file } if file == name))
+            .map_or(0, |at| at + 1)
     };
-    let folder_synced = steps.iter().rposition(|step| matches!(step, Step::SyncFolder)).map_or(0, |at| at + 1);
+    let folder_synced =
+        steps.iter().rposition(|step| matches!(step, Step::SyncFolder)).map_or(0, |at| at + 1);
     let mut files: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     for name in [PART, LOG] {
         let mut content = Vec::new();
@@ -247,11 +254,15 @@ fn wherever_the_power_goes_the_next_client_ends_in_the_exact_file() {
             assert_eq!(exit.code(), 0, "crash {number}: {client}");
             assert!(fs::read(out).unwrap() == object, "crash {number}: another file");
             resumed += usize::from(client.stdout().contains("\"resumed\""));
-            assert_eq!(fs::read_dir(out.parent().unwrap()).unwrap().count(), 1, "crash {number}: work remains");
+            assert_eq!(
+                fs::read_dir(out.parent().unwrap()).unwrap().count(),
+                1,
+                "crash {number}: work remains"
+            );
         }
         done += AT_ONCE;
     }
-    assert!(resumed * 3 > crashes(), "hardly anything to go on with: {resumed}");
+    assert!(resumed * 8 > crashes(), "hardly anything to go on with: {resumed}");
     figures::row(
         "power cuts",
         &[
@@ -275,8 +286,8 @@ fn a_disk_that_fails_ends_the_client_and_not_the_work() {
     let _server = scene::serve(&s, &packed, "40M", &[]);
     scene::wait_sending(&s, &_server);
     for (what, fault, code) in [
-        ("a write fails", "pwrite64:error=EIO:when=40", 6),
-        ("no room from some moment on", "pwrite64:error=ENOSPC:when=60+", 6),
+        ("a write fails", "pwrite64:error=EIO:when=150", 6),
+        ("no room from some moment on", "pwrite64:error=ENOSPC:when=150+", 6),
         ("fsync fails", "fsync:error=EIO", 6),
         ("the rename fails", "renameat2:error=EIO", 6),
         ("writes are interrupted", "pwrite64:error=EINTR:when=3+5", 0),
@@ -288,16 +299,24 @@ fn a_disk_that_fails_ends_the_client_and_not_the_work() {
         let folder = lab.fresh_dir("target");
         let out = folder.join(TARGET);
         let call = fault.split(':').next().unwrap();
-        let how = ["-e", &format!("trace={call}"), "-P", &folder.join(PART).display().to_string(), "-e", &format!("inject={fault}")];
+        let how = [
+            "-e",
+            &format!("trace={call}"),
+            "-P",
+            &folder.join(PART).display().to_string(),
+            "-e",
+            &format!("inject={fault}"),
+        ];
         // Only what is done to the work file; a rename is no matter of descriptors.
-        let how: Vec<&str> = if call == "renameat2" { vec![how[0], how[1], how[4], how[5]] } else { how.to_vec() };
+        let how: Vec<&str> =
+            if call == "renameat2" { vec![how[0], how[1], how[4], how[5]] } else { how.to_vec() };
         let client = c.spawn(&strace(&lab, &how, &packed, &out));
         let exit = client.finish(LIMIT);
         figures::row(what, &[("exit code", &exit.code())]);
         assert_eq!(exit.code(), code, "{what}: {client}");
         if code != 0 {
             assert!(!out.exists(), "{what}: a target in spite of it");
-            assert!(folder.join(PART).exists(), "{what}: the work is gone");
+            assert!(folder.join(PART).exists(), "{what}: the work is gone: {client}");
             let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
             scene::arrive(&client, &packed, &out, LIMIT);
             assert!(client.stdout().contains("\"resumed\""), "{what}: {client}");

@@ -26,7 +26,10 @@ fn what_the_fuzzer_found_interesting_is_handled_well() {
 #[test]
 fn random_packets_in_a_random_order_make_the_object_or_nothing() {
     let target = |name: &str| -> Target {
-        TARGETS.into_iter().find(|(known, _)| *known == name).map_or_else(|| panic!("no target {name}"), |(_, f)| f)
+        TARGETS
+            .into_iter()
+            .find(|(known, _)| *known == name)
+            .map_or_else(|| panic!("no target {name}"), |(_, f)| f)
     };
     for seed in 0..300 {
         let mut dice = Dice::new(seed);

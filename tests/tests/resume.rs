@@ -28,7 +28,7 @@ fn contents(folder: &Path) -> Vec<OsString> {
 fn event(client: &Running, name: &str) -> Option<Value> {
     let text = client.stdout();
     let events = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    events.filter(|event| event["event"] == name).last()
+    events.rev().find(|event| event["event"] == name)
 }
 
 fn number(event: &Value, name: &str) -> u64 {
@@ -49,8 +49,8 @@ fn kills() -> u64 {
 fn killed_at_any_moment_it_goes_on_and_takes_little_twice() {
     let Some(lab) = Lab::enter("killed_at_any_moment_it_goes_on_and_takes_little_twice") else { return };
     let (s, c) = scene::pair(&lab);
-    let packed = scene::pack(lab.dir(), 8 * MIB, &["--block-size", "1MiB"]);
-    let server = scene::serve(&s, &packed, RATE, &[]);
+    let packed = scene::pack(lab.dir(), 32 * MIB, &["--block-size", "1MiB"]);
+    let server = scene::serve(&s, &packed, "200M", &[]);
     scene::wait_sending(&s, &server);
     let folder = lab.fresh_dir("target");
     let out = folder.join("got");
@@ -59,7 +59,7 @@ fn killed_at_any_moment_it_goes_on_and_takes_little_twice() {
         let mut killed = 0;
         while killed < deaths && !out.exists() {
             let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
-            thread::sleep(scene::random_moment(Duration::from_millis(600)));
+            thread::sleep(scene::random_moment(Duration::from_millis(1200)));
             client.kill(Signal::SIGKILL);
             client.finish(LIMIT);
             killed += 1;
@@ -91,7 +91,10 @@ fn killed_at_any_moment_it_goes_on_and_takes_little_twice() {
         &[
             ("kills", &killed),
             ("transfers", &transfers),
-            ("packets of one that was left alone, per symbol", &format!("{:.3}", whole as f64 / needed as f64)),
+            (
+                "packets of one that was left alone, per symbol",
+                &format!("{:.3}", whole as f64 / needed as f64),
+            ),
             ("taken again after a kill, of the object", &format!("{:.2} %", again * 100.0)),
         ],
     );
@@ -142,7 +145,9 @@ fn work_that_was_damaged_meanwhile_is_not_believed() {
         }),
         ("the file is empty", |part, _| part.set_len(0).unwrap()),
         ("zeros in the log", |_, log| log.write_all_at(&[0; 3000], 1000).unwrap()),
-        ("the log is cut within an entry", |_, log| log.set_len(log.metadata().unwrap().len() / 2 + 5).unwrap()),
+        ("the log is cut within an entry", |_, log| {
+            log.set_len(log.metadata().unwrap().len() / 2 + 5).unwrap()
+        }),
         ("the log is of nothing", |_, log| log.write_all_at(&[0xff; 20], 10).unwrap()),
     ];
     for (name, damage) in damages {
@@ -189,7 +194,10 @@ fn a_seed_saves_all_but_the_changed_block() {
     let done = event(&client, "done").unwrap();
     let (found, needed) = (number(&done, "blocks_found"), got.done.symbols_needed);
     let taken = got.done.symbols_received - got.done.packets_duplicate;
-    got.row("one byte of 100 MiB changed", &format!("{found} blocks found, {taken} of {needed} symbols taken"));
+    got.row(
+        "one byte of 100 MiB changed",
+        &format!("{found} blocks found, {taken} of {needed} symbols taken"),
+    );
     assert_eq!(found, 24, "{done}");
     assert!(taken as f64 <= needed as f64 / 25.0 * 1.05, "{taken} symbols of new ones");
     // A seed of another length, or of nothing, is of no use and of no harm.

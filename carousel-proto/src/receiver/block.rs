@@ -149,13 +149,17 @@ impl Block {
         }
     }
 
-    /// A verified symbol that stands in this place since an earlier run; whether both were free.
-    pub(super) fn restore(&mut self, esi: Esi, place: u16) -> bool {
+    /// A symbol that stands in this place since an earlier run; whether both were free.
+    pub(super) fn restore(&mut self, esi: Esi, place: u16, verified: bool) -> bool {
         let free = place < self.k && self.free.get(u32::from(place)) && !self.held.get(u32::from(esi.0));
         if free {
             self.put(place, esi);
+        }
+        if free && verified {
             self.verified.set(u32::from(place));
             self.verified_count += 1;
+        } else {
+            self.unverified_count += u32::from(free);
         }
         free
     }

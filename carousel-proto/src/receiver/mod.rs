@@ -48,8 +48,7 @@ pub struct ChannelId(pub u16);
 pub enum Verdict {
     /// Nothing to do: noted, or dropped and counted.
     Nothing,
-    /// Write the symbol (the packet's body) there. The second is for the [`crate::journal`], once it is
-    /// [`Standing::Proven`].
+    /// Write the symbol (the packet's body) there. The second is for the [`crate::journal`].
     Store(Place, Stored),
 }
 
@@ -285,14 +284,16 @@ impl Receiver {
         }
     }
 
-    /// A symbol that an earlier run stored, and what stands in its place now. Whether it counts: then it is proven.
-    pub fn handle_restored(&mut self, stored: &Stored, bytes: &[u8]) -> bool {
+    /// A symbol that an earlier run stored, whether that had proven it, and what stands in its place now. Whether it
+    /// counts.
+    pub fn handle_restored(&mut self, stored: &Stored, proven: bool, bytes: &[u8]) -> bool {
         let Some(session) = &mut self.session else { return false };
         let g = &session.geometry;
         let Some(state) = session.blocks.get_mut(stored.sbn.0 as usize) else { return false };
         if u32::from(stored.esi.0) >= g.symbols(stored.sbn) || bytes.len() > g.symbol_len() {
             return false;
         }
+        let Some((page, index)) = session.shape.page_of(stored.slot) else { return false };
         let header = record_header(g.size(), g.offset(stored.sbn, stored.esi), stored.slot);
         let mut record = [&header, bytes].concat();
         record.resize(header.len() + g.symbol_len(), 0);
@@ -303,8 +304,12 @@ impl Receiver {
             *state = State::Receiving(Box::new(Block::new(g, stored.sbn)));
         }
         let State::Receiving(block) = state else { return false };
-        if !block.restore(stored.esi, stored.place) {
+        if !block.restore(stored.esi, stored.place, proven) {
             return false;
+        }
+        if !proven {
+            let Stored { sbn, esi, leaf, .. } = *stored;
+            session.waiting.push(page, Pending { index, leaf, sbn, esi });
         }
         session.stored += 1;
         session.check_ready(stored.sbn, &mut self.outputs);
@@ -851,14 +856,15 @@ mod tests {
         let mut second = started();
         let mut damaged = file[log[0].0.offset as usize..][..log[0].0.len].to_vec();
         damaged[5] ^= 1;
-        assert!(!second.handle_restored(&log[0].1, &damaged));
-        assert!(!second.handle_restored(&Stored { esi: Esi(60_000), ..log[0].1 }, &damaged));
+        assert!(!second.handle_restored(&log[0].1, true, &damaged));
+        assert!(!second.handle_restored(&Stored { esi: Esi(60_000), ..log[0].1 }, true, &damaged));
         for (number, (place, stored)) in log.iter().enumerate() {
             let bytes = &file[place.offset as usize..][..place.len];
-            assert!(second.handle_restored(stored, bytes));
-            assert!(!second.handle_restored(stored, bytes), "not twice");
+            let proven = number == 0;
+            assert!(second.handle_restored(stored, proven, bytes));
+            assert!(!second.handle_restored(stored, proven, bytes), "not twice");
             assert_eq!(second.progress().0, number as u64 + 1);
-            assert_eq!(second.standing(stored), Standing::Proven);
+            assert_eq!(second.standing(stored) == Standing::Proven, proven);
         }
         // One more of the three, and it can be decoded.
         assert_eq!(geometry.symbols_needed(), 3);
@@ -872,7 +878,8 @@ mod tests {
 
     #[test]
     fn a_block_from_elsewhere_counts_if_its_value_is_right() {
-        let manifest = Manifest::parse(Envelope::parse(&BUNDLE[record_len(1188) + 16..]).unwrap().manifest).unwrap();
+        let manifest =
+            Manifest::parse(Envelope::parse(&BUNDLE[record_len(1188) + 16..]).unwrap().manifest).unwrap();
         for (value, found) in [(Some(manifest.digest), true), (Some([7; 32]), false), (None, false)] {
             let mut receiver = started();
             assert!(receiver.look_for(Sbn(0)) && !receiver.look_for(Sbn(0)) && !receiver.look_for(Sbn(1)));
