@@ -445,6 +445,9 @@ impl<'a> Engine<'a> {
                     }
                 }
                 Output::Withdrawn(why) => {
+                    if let Some(work) = &mut self.work {
+                        work.discard();
+                    }
                     return Err(Failure::new(why.outcome(), format!("given up on the way: {why}")));
                 }
             }

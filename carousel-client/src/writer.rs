@@ -166,6 +166,11 @@ impl WorkFile {
         self.journal.as_mut().map_or(Ok(()), |journal| journal.handle_block(sbn))
     }
 
+    /// Nobody shall go on with it.
+    pub fn discard(&mut self) {
+        (self.journal, self.had) = (None, false);
+    }
+
     /// Whether dropping it leaves something to go on with.
     pub fn is_kept(&self) -> bool {
         self.journal.as_ref().map_or(self.had, |journal| !journal.is_empty())

@@ -8,7 +8,7 @@
 use crate::reference::Reference;
 use crate::sim::{self, Bundle, Client};
 use carousel_dns::records::{Remarks, Srv};
-use carousel_dns::{Name, Service};
+use carousel_dns::{Ladder, Name, Service};
 use carousel_proto::bundle::{BundleHeader, Places, layout_of};
 use carousel_proto::geometry::Geometry;
 use carousel_proto::heartbeat::Heartbeat;
@@ -184,7 +184,10 @@ pub fn dns(data: &[u8]) {
     let words: Vec<Vec<u8>> = words.map(<[u8]>::to_vec).collect();
     let txt: Vec<_> = words.chunks(usize::from(strings).max(1)).map(<[_]>::to_vec).collect();
     let mut remarks = Remarks::default();
-    if let Ok(service) = Service::parse(&name, &srv, &txt, &mut remarks) {
+    if let Ok(mut service) = Service::parse(&name, &srv, &txt, &mut remarks) {
+        if service.channels.len() == 1 {
+            service.ladder = Ladder::Separate; // a ladder of one is none
+        }
         // What was understood is understood again, and then without remarks.
         let mut none = Remarks::default();
         let again = Service::parse(&name, &service.srv(), &[service.txt()], &mut none);

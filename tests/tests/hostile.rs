@@ -82,10 +82,9 @@ fn flood(test: &str, lie: &str, times: f64, patience: f64) {
         &format!("{times} x the rate: {over:.3} x ideal, {duplicates} duplicates, {cpu:.0} % of a core"),
     );
     assert!(forger.is_alive() && server.is_alive(), "{forger} {server}");
-    assert!(
-        got.done.packets_received as f64 > times * got.done.symbols_needed as f64 * 0.5,
-        "no flood: {got:?}"
-    );
+    // Real packets once more are a second server, and a fast one.
+    let flooded = got.done.packets_received as f64 > times * got.done.symbols_needed as f64 * 0.5;
+    assert!(flooded || over < 1.0, "no flood: {got:?}");
     assert!(over <= patience, "{got:?}");
     // What is forged costs a leaf's hash or less; a core is enough for fifty times this.
     assert!(cpu < 80.0, "{cpu:.0} % of a core: {got:?}");
