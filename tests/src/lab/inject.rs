@@ -26,7 +26,7 @@ pub enum Argument<'a> {
     Text(&'a str),
 }
 
-/// Has a thread of a running program, not its first one, make a system call.
+/// Has the latest thread of a running program make a system call.
 pub fn inject(program: &Running, call: libc::c_long, arguments: &[Argument<'_>]) -> Fate {
     let mut fate = None;
     until("a thread to wait in the kernel", Duration::from_secs(10), || {
@@ -45,6 +45,7 @@ mod machine {
     use super::{Argument, Fate, Running};
     use nix::errno::Errno;
     use nix::sys::ptrace::{self, Options};
+    use nix::sys::signal::Signal;
     use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
     use nix::unistd::Pid;
     use std::fs::{self, File};
@@ -60,7 +61,7 @@ mod machine {
 
     /// `None`: it did not wait in the kernel just now.
     pub fn attempt(program: &Running, call: libc::c_long, arguments: &[Argument<'_>]) -> Option<Fate> {
-        let thread = another_thread(program)?;
+        let thread = latest_thread(program)?;
         let failed = |what: &str, e: Errno| -> ! { panic!("{what} thread {thread} of {program}: {e}") };
         ptrace::seize(thread, Options::PTRACE_O_TRACESYSGOOD).unwrap_or_else(|e| failed("seize", e));
         ptrace::interrupt(thread).unwrap_or_else(|e| failed("interrupt", e));
@@ -99,6 +100,11 @@ mod machine {
             wait(thread);
         }
         if has_to_die(thread) {
+            if thread == Pid::from_raw(program.pid().cast_signed()) {
+                // The first thread's death is the program's, which another waits for; the caller can ask how it ended.
+                ptrace::detach(thread, None).unwrap_or_else(|e| failed("detach", e));
+                return Some(Fate::Killed(Signal::SIGSYS));
+            }
             let mut signal = None;
             loop {
                 ptrace::cont(thread, signal).unwrap_or_else(|e| failed("resume", e));
@@ -122,13 +128,12 @@ mod machine {
         Some(Fate::Returned(answer.cast_signed()))
     }
 
-    /// A thread whose death can be waited for without taking that of the process from whoever reaps it.
-    fn another_thread(program: &Running) -> Option<Pid> {
+    /// Mostly one whose death can be waited for without taking that of the process from whoever reaps it.
+    fn latest_thread(program: &Running) -> Option<Pid> {
         let threads = fs::read_dir(format!("/proc/{}/task", program.pid())).ok()?;
         let number =
             |entry: std::io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse::<i32>().ok();
-        let others = threads.filter_map(number).filter(|thread| *thread != program.pid().cast_signed());
-        others.max().map(Pid::from_raw)
+        threads.filter_map(number).max().map(Pid::from_raw) // the first one, if it is alone
     }
 
     /// Whether the signal of a filter that kills is under way to this thread.
