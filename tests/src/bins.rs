@@ -34,14 +34,17 @@ pub fn run_line<S: AsRef<OsStr>>(line: &[S]) -> Output {
     run(program, args)
 }
 
-/// `CAROUSEL_BIN_DIR` if set; else the profile folder this test program was built into, or `release` beside it.
+/// `CAROUSEL_BIN_DIR` if set; else the profile folder this test program was built into, or `release` beside it:
+/// whichever has the newer one, for nobody builds both each time.
 fn find(name: &str) -> PathBuf {
     let asked = std::env::var_os("CAROUSEL_BIN_DIR").map(PathBuf::from);
     let own = std::env::current_exe().unwrap_or_default();
     let near = own.ancestors().skip(1).take(2).map(PathBuf::from);
     let release = own.ancestors().nth(3).map(|target| target.join("release"));
     let places: Vec<PathBuf> = asked.map_or_else(|| near.chain(release).collect(), |dir| vec![dir]);
-    places.iter().map(|dir| dir.join(name)).find(|path| path.is_file()).unwrap_or_else(|| {
+    let built = |path: &PathBuf| path.metadata().and_then(|metadata| metadata.modified()).ok();
+    let found = places.iter().map(|dir| dir.join(name)).filter(|path| path.is_file());
+    found.max_by_key(built).unwrap_or_else(|| {
         panic!("no {name} in {places:?}: run the test command of README.md, or set CAROUSEL_BIN_DIR")
     })
 }
