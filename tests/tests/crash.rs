@@ -282,18 +282,19 @@ fn a_disk_that_fails_ends_the_client_and_not_the_work() {
     }
     let Some(lab) = Lab::enter(test) else { return };
     let (s, c) = scene::pair(&lab);
-    let packed = scene::pack(lab.dir(), 2_000_000, &["--block-size", "256KiB"]);
-    let _server = scene::serve(&s, &packed, "40M", &[]);
+    // What is heard before the manifest is written in one go, up to a thousand packets: the faults come later.
+    let packed = scene::pack(lab.dir(), 8_000_000, &["--block-size", "256KiB"]);
+    let _server = scene::serve(&s, &packed, "60M", &[]);
     scene::wait_sending(&s, &_server);
     for (what, fault, code) in [
-        ("a write fails", "pwrite64:error=EIO:when=150", 6),
-        ("no room from some moment on", "pwrite64:error=ENOSPC:when=150+", 6),
+        ("a write fails", "pwrite64:error=EIO:when=500", 6),
+        ("no room from some moment on", "pwrite64:error=ENOSPC:when=600+", 6),
         ("fsync fails", "fsync:error=EIO", 6),
         ("the rename fails", "renameat2:error=EIO", 6),
         ("writes are interrupted", "pwrite64:error=EINTR:when=3+5", 0),
         ("reservation is interrupted", "fallocate:error=EINTR:when=1", 0),
         ("reservation is not known", "fallocate:error=EOPNOTSUPP", 0),
-        ("a slow disk", "pwrite64:delay_enter=3000", 0),
+        ("a slow disk", "pwrite64:delay_enter=1000", 0),
         ("reading fails", "pread64:error=EIO:when=5", 6),
     ] {
         let folder = lab.fresh_dir("target");
