@@ -141,7 +141,7 @@ fn full_disk_shows_at_once() {
     assert!(exit.seconds < 2.0, "it should show before the transfer: {exit:?}");
 }
 
-/// ext2 cannot reserve room, so that the disk is full in the middle of the transfer.
+/// ext2 cannot reserve room; the client looks whether there is any.
 #[test]
 fn disk_that_fills_up_ends_the_client() {
     let test = "disk_that_fills_up_ends_the_client";
