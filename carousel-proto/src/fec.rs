@@ -22,7 +22,18 @@
 
 use std::ops::Range;
 
-use reed_solomon_simd::{Error as RsError, ReedSolomonDecoder, ReedSolomonEncoder};
+use reed_solomon_simd::Error as RsError;
+#[cfg(not(target_arch = "x86_64"))]
+use reed_solomon_simd::engine::DefaultEngine as Fastest;
+use reed_solomon_simd::rate::{
+    DefaultRate, DefaultRateDecoder, DefaultRateEncoder, Rate, RateDecoder, RateEncoder,
+};
+
+#[cfg(target_arch = "x86_64")]
+use self::gfni::Fastest;
+
+#[cfg(target_arch = "x86_64")]
+mod gfni;
 
 /// Most source symbols a block may have.
 pub const MAX_SOURCE_SYMBOLS: usize = 32_768;
@@ -112,7 +123,7 @@ pub enum FecError {
 pub fn supported(k: usize, r: usize) -> bool {
     (1..=MAX_SOURCE_SYMBOLS).contains(&k)
         && r <= MAX_REPAIR_SYMBOLS
-        && (r == 0 || ReedSolomonEncoder::supports(k, r))
+        && (r == 0 || DefaultRate::<Fastest>::supports(k, r))
 }
 
 /// Cuts a symbol of `symbol_len` bytes into column stripes, in order and as even as 64-byte groups allow.
@@ -134,7 +145,7 @@ pub fn stripes(symbol_len: usize, wanted: usize) -> impl ExactSizeIterator<Item 
 /// Computes the repair symbols of one block after another and keeps its work memory in between.
 #[derive(Default)]
 pub struct BlockEncoder {
-    rs: Option<ReedSolomonEncoder>,
+    rs: Option<DefaultRateEncoder<Fastest>>,
 }
 
 impl BlockEncoder {
@@ -169,7 +180,7 @@ impl BlockEncoder {
         }
         // Taken out, so that a failure drops it: the library panics when used after a failed reset.
         let mut rs = match self.rs.take() {
-            None => ReedSolomonEncoder::new(k, r, symbol_len)?,
+            None => DefaultRateEncoder::new(k, r, symbol_len, Fastest::new(), None)?,
             Some(mut rs) => {
                 rs.reset(k, r, symbol_len)?;
                 rs
@@ -195,7 +206,7 @@ impl BlockEncoder {
 /// the N symbols at worst. `finish` needs 128 KiB of stack besides.
 #[derive(Default)]
 pub struct StripeDecoder {
-    rs: Option<ReedSolomonDecoder>,
+    rs: Option<DefaultRateDecoder<Fastest>>,
     /// Bytes of work memory that `rs` holds.
     work: usize,
     stripe: Option<Stripe>,
@@ -234,7 +245,7 @@ impl StripeDecoder {
         self.rs = Some(match self.rs.take() {
             None => {
                 self.work = work;
-                ReedSolomonDecoder::new(k, code_r, stripe_len)?
+                DefaultRateDecoder::new(k, code_r, stripe_len, Fastest::new(), None)?
             }
             Some(mut rs) => {
                 rs.reset(k, code_r, stripe_len)?;
@@ -323,7 +334,6 @@ mod tests {
 
     use proptest::prelude::*;
     use reed_solomon_simd::engine::Naive;
-    use reed_solomon_simd::rate::{DefaultRateEncoder, RateEncoder};
 
     use super::*;
 
