@@ -19,8 +19,8 @@
 
 use std::sync::OnceLock;
 
-use reed_solomon_simd::engine::tables::{self, Skew};
-use reed_solomon_simd::engine::{DefaultEngine, Engine, GF_MODULUS, GF_ORDER, GfElement, ShardsRefMut};
+use reed_solomon_simd::engine::tables::{self, Exp};
+use reed_solomon_simd::engine::{DefaultEngine, Engine, GF_ORDER, GfElement, ShardsRefMut};
 
 /// A group: 32 low bytes and 32 high bytes of as many field elements.
 type Group = [u8; 64];
@@ -104,7 +104,7 @@ impl Part {
 #[derive(Clone, Copy)]
 pub(super) struct Gfni {
     factors: &'static [Factor],
-    skew: &'static Skew,
+    exp: &'static Exp,
     wide: bool,
 }
 
@@ -113,7 +113,7 @@ impl Gfni {
         let has_gfni = is_x86_feature_detected!("gfni") && is_x86_feature_detected!("avx2");
         has_gfni.then(|| Self {
             factors: factors(),
-            skew: tables::get_skew(),
+            exp: &tables::get_exp_log().exp,
             wide: is_x86_feature_detected!("avx512f"),
         })
     }
@@ -150,7 +150,7 @@ impl Gfni {
     }
 
     fn mul(&self, x: &mut [Group], log_m: GfElement) {
-        let factor = &self.factors[usize::from(log_m)];
+        let factor = &self.factors[usize::from(self.exp[usize::from(log_m)])];
         if self.wide {
             // SAFETY: `detect` found the features.
             unsafe { wide::mul(x, factor) }
@@ -159,19 +159,11 @@ impl Gfni {
             unsafe { narrow::mul(x, factor) }
         }
     }
-
-    /// The factor of the butterflies at `index` of the library's table, in which zero has no logarithm.
-    fn skew(&self, index: usize) -> Factor {
-        match self.skew[index] {
-            GF_MODULUS => Factor::ZERO,
-            log_m => self.factors[usize::from(log_m)],
-        }
-    }
 }
 
 /// A constant as four matrices: what it makes of low bytes to low bytes, of high to low, of low to high, and
 /// of high to high.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 #[repr(align(32))]
 struct Factor([u64; 4]);
 
@@ -194,28 +186,20 @@ impl Factor {
     }
 }
 
-/// Every constant, by its logarithm: 2 MiB.
+/// Every constant: 2 MiB.
 fn factors() -> &'static [Factor] {
     static FACTORS: OnceLock<Vec<Factor>> = OnceLock::new();
     FACTORS.get_or_init(|| {
         let tables::ExpLog { exp, log } = tables::get_exp_log();
         let bits: [Factor; 16] = std::array::from_fn(|i| {
-            let log_m = log[1 << i];
-            Factor::new(std::array::from_fn(|j| tables::mul(1 << j, log_m, exp, log)))
+            Factor::new(std::array::from_fn(|j| tables::mul(1 << j, log[1 << i], exp, log)))
         });
         let mut factors = vec![Factor::ZERO; GF_ORDER];
         for m in 1..GF_ORDER {
-            // Matrices add as their constants do. Without its lowest bit, m was here before, or is zero.
-            let rest = m & (m - 1);
-            let mut sum = bits[m.trailing_zeros() as usize].0;
-            if rest != 0 {
-                let others = &factors[usize::from(log[rest])].0;
-                sum.iter_mut().zip(others).for_each(|(a, b)| *a ^= b);
-            }
-            factors[usize::from(log[m])] = Factor(sum);
+            // Matrices add as their constants do.
+            let (bit, rest) = (&bits[m.trailing_zeros() as usize].0, &factors[m & (m - 1)].0);
+            factors[m] = Factor(std::array::from_fn(|i| bit[i] ^ rest[i]));
         }
-        // Logarithms are taken modulo GF_MODULUS.
-        factors[usize::from(GF_MODULUS)] = factors[0];
         factors
     })
 }
@@ -259,13 +243,13 @@ macro_rules! transforms {
         #[target_feature(enable = $features)]
         fn fours<const INVERSE: bool>(gfni: &Gfni, data: &mut ShardsRefMut<'_>, part: &Part, dist: usize) {
             for first in (0..part.truncated).step_by(dist * 4) {
-                let skew = |width: usize| gfni.skew(first + width * dist + part.skew_delta - 1);
-                let (near, far, other) = (skew(1), skew(2), skew(3));
-                let factors = [constant(&near), constant(&far), constant(&other)];
-                let is_first = near == Factor::ZERO && far == Factor::ZERO;
+                // In this basis, what a butterfly multiplies by is its place in its layer.
+                let at = (first + part.skew_delta) / dist;
+                let (near, far, other) = (&gfni.factors[at], &gfni.factors[at / 2], &gfni.factors[at + 2]);
+                let factors = [constant(near), constant(far), constant(other)];
                 for place in part.pos + first..part.pos + first + dist {
                     let symbols = data.dist4_mut(place, dist);
-                    if is_first {
+                    if at == 0 {
                         four::<INVERSE, true>(symbols, factors);
                     } else {
                         four::<INVERSE, false>(symbols, factors);
@@ -274,8 +258,8 @@ macro_rules! transforms {
             }
         }
 
-        /// Butterflies among four symbols. `FIRST` says that the first two factors are zero, as they are where
-        /// a transform without skew begins.
+        /// Butterflies among four symbols. `FIRST` says that two factors are zero, as they are where a transform
+        /// without skew begins.
         #[inline]
         #[target_feature(enable = $features)]
         fn four<const INVERSE: bool, const FIRST: bool>(
@@ -322,7 +306,7 @@ macro_rules! transforms {
         #[target_feature(enable = $features)]
         fn pairs<const INVERSE: bool>(gfni: &Gfni, data: &mut ShardsRefMut<'_>, part: &Part) {
             for first in (0..part.truncated).step_by(2) {
-                let factor = constant(&gfni.skew(first + part.skew_delta));
+                let factor = constant(&gfni.factors[first + part.skew_delta]);
                 let (a, b) = data.dist2_mut(part.pos + first, 1);
                 for (a, b) in a.iter_mut().zip(b) {
                     let (mut x, mut y) = (load(a), load(b));
