@@ -25,13 +25,13 @@ use std::ops::Range;
 use reed_solomon_simd::Error as RsError;
 #[cfg(not(target_arch = "x86_64"))]
 use reed_solomon_simd::engine::DefaultEngine as Fastest;
-use reed_solomon_simd::rate::{
-    DefaultRate, DefaultRateDecoder, DefaultRateEncoder, Rate, RateDecoder, RateEncoder,
-};
+use reed_solomon_simd::rate::{DefaultRate, DefaultRateEncoder, Rate, RateEncoder};
 
+use self::decoder::Decoder;
 #[cfg(target_arch = "x86_64")]
 use self::gfni::Fastest;
 
+mod decoder;
 #[cfg(target_arch = "x86_64")]
 mod gfni;
 
@@ -203,12 +203,10 @@ impl BlockEncoder {
 /// between.
 ///
 /// Work memory is the next power of two above N, times the stripe length: about twice the stripe's share of
-/// the N symbols at worst. `finish` needs 128 KiB of stack besides.
+/// the N symbols at worst; and 128 KiB for the locator.
 #[derive(Default)]
 pub struct StripeDecoder {
-    rs: Option<DefaultRateDecoder<Fastest>>,
-    /// Bytes of work memory that `rs` holds.
-    work: usize,
+    decoder: Option<Decoder>,
     stripe: Option<Stripe>,
 }
 
@@ -235,23 +233,9 @@ impl StripeDecoder {
     /// [`FecError::Geometry`], [`FecError::SymbolLen`], [`FecError::TooLarge`]: then no stripe is begun.
     pub fn begin(&mut self, k: usize, r: usize, stripe_len: usize) -> Result<(), FecError> {
         self.stripe = None;
-        let work = check_geometry(k, r, stripe_len)?;
-        // The library knows no code without repair. Nothing to restore, so any code will do for counting.
-        let code_r = r.max(1);
-        if work > self.work {
-            // Growing in place would copy the old contents, and may reserve twice what is needed.
-            self.rs = None;
-        }
-        self.rs = Some(match self.rs.take() {
-            None => {
-                self.work = work;
-                DefaultRateDecoder::new(k, code_r, stripe_len, Fastest::new(), None)?
-            }
-            Some(mut rs) => {
-                rs.reset(k, code_r, stripe_len)?;
-                rs
-            }
-        });
+        check_geometry(k, r, stripe_len)?;
+        // There is no code without repair. Nothing to restore, so any code will do for counting.
+        self.decoder.get_or_insert_with(Decoder::new).begin(k, r.max(1), stripe_len);
         self.stripe = Some(Stripe { k, r, len: stripe_len, have: 0 });
         Ok(())
     }
@@ -262,7 +246,7 @@ impl StripeDecoder {
     /// [`FecError::NotBegun`], [`FecError::OutOfRange`], [`FecError::Length`], [`FecError::Surplus`] and
     /// [`FecError::Double`]. Nothing changes then, and the stripe can go on.
     pub fn add(&mut self, esi: u16, column: &[u8]) -> Result<(), FecError> {
-        let (Some(stripe), Some(rs)) = (&mut self.stripe, &mut self.rs) else {
+        let (Some(stripe), Some(decoder)) = (&mut self.stripe, &mut self.decoder) else {
             return Err(FecError::NotBegun);
         };
         let Stripe { k, r, len, have } = *stripe;
@@ -274,17 +258,9 @@ impl StripeDecoder {
         if have == k {
             return Err(FecError::Surplus { esi, k });
         }
-        let added = if index < k {
-            rs.add_original_shard(index, column)
-        } else {
-            rs.add_recovery_shard(index - k, column)
-        };
-        added.map_err(|error| match error {
-            RsError::DuplicateOriginalShardIndex { .. } | RsError::DuplicateRecoveryShardIndex { .. } => {
-                FecError::Double { esi }
-            }
-            other => FecError::Library(other),
-        })?;
+        if !decoder.add(index, column) {
+            return Err(FecError::Double { esi });
+        }
         stripe.have += 1;
         Ok(())
     }
@@ -294,17 +270,15 @@ impl StripeDecoder {
     ///
     /// # Errors
     /// [`FecError::NotBegun`], and [`FecError::TooFew`], after which more symbols can be added.
-    pub fn finish(&mut self, mut restored: impl FnMut(u16, &[u8])) -> Result<(), FecError> {
-        let (Some(Stripe { k, have, .. }), Some(rs)) = (self.stripe, &mut self.rs) else {
+    pub fn finish(&mut self, restored: impl FnMut(u16, &[u8])) -> Result<(), FecError> {
+        let (Some(Stripe { k, have, .. }), Some(decoder)) = (self.stripe, &mut self.decoder) else {
             return Err(FecError::NotBegun);
         };
         if have < k {
             return Err(FecError::TooFew { have, k });
         }
         self.stripe = None;
-        for (esi, column) in rs.decode()?.restored_original_iter() {
-            restored(esi as u16, column); // esi < k <= 32,768
-        }
+        decoder.restore(restored);
         Ok(())
     }
 }

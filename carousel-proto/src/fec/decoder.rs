@@ -1,0 +1,226 @@
+//! Decoding, as PROTOCOL.md section 10.5 says: locator, inverse transform, derivative, transform, division.
+//!
+//! `reed-solomon-simd` has all of it but knows two things less. Stripes of a block lack the same symbols, so
+//! one locator serves them all. And where the points are two halves, as with the usual K and R they are, only
+//! one half is wanted of the last transform. With values a, b of the halves, each transformed back by itself
+//! to a', b', and D for the derivative:
+//!
+//! ```text
+//!   coefficients  a'             a' + b'
+//!   derivative    Da' + a' + b'  D(a' + b')
+//!   and halved    Da' + a' + b'  Db' + a' + b'
+//! ```
+//!
+//! So neither half needs the derivative of the other, and three transforms of half the size do instead of two
+//! whole ones.
+
+use std::ops::Range;
+
+use reed_solomon_simd::engine::{Engine, GF_MODULUS, GF_ORDER, GfElement, ShardsRefMut};
+
+use super::{Fastest, GROUP};
+
+type Group = [u8; GROUP];
+
+/// The work memory of one stripe after another.
+pub(super) struct Decoder {
+    engine: Fastest,
+    code: Code,
+    /// Bytes of a symbol, and groups that these take.
+    len: usize,
+    groups: usize,
+    /// A row for each point.
+    work: Vec<Group>,
+    /// Which points have a value.
+    known: Vec<bool>,
+    /// Logarithms of what the values are multiplied by, and for which known points of which code.
+    locator: Box<[GfElement; GF_ORDER]>,
+    located: Option<(Code, Vec<bool>)>,
+}
+
+/// Where the points lie: `first` of them from zero on, `second` from `half` on.
+#[derive(Clone, Copy, PartialEq)]
+struct Code {
+    is_high: bool,
+    k: usize,
+    r: usize,
+    half: usize,
+}
+
+impl Code {
+    fn new(k: usize, r: usize) -> Self {
+        let (k2, r2) = (k.next_power_of_two(), r.next_power_of_two());
+        let is_high = k2 > r2 || (k2 == r2 && k <= r);
+        Self { is_high, k, r, half: if is_high { r2 } else { k2 } }
+    }
+
+    fn counts(&self) -> (usize, usize) {
+        if self.is_high { (self.r, self.k) } else { (self.k, self.r) }
+    }
+
+    /// Points of both, without the rest of a transform.
+    fn end(&self) -> usize {
+        self.half + self.counts().1
+    }
+
+    fn size(&self) -> usize {
+        self.end().next_power_of_two()
+    }
+
+    /// The points of the source symbols.
+    fn source(&self) -> Range<usize> {
+        if self.is_high { self.half..self.half + self.k } else { 0..self.k }
+    }
+
+    fn point(&self, esi: usize) -> usize {
+        match (self.is_high, esi.checked_sub(self.k)) {
+            (true, None) => self.half + esi,
+            (true, Some(repair)) => repair,
+            (false, None) => esi,
+            (false, Some(repair)) => self.half + repair,
+        }
+    }
+}
+
+impl Decoder {
+    pub(super) fn new() -> Self {
+        Self {
+            engine: Fastest::new(),
+            code: Code::new(1, 1),
+            len: 0,
+            groups: 0,
+            work: Vec::new(),
+            known: Vec::new(),
+            locator: Box::new([0; GF_ORDER]),
+            located: None,
+        }
+    }
+
+    /// Forgets all symbols. `k`, `r` and `len` are known to be possible.
+    pub(super) fn begin(&mut self, k: usize, r: usize, len: usize) {
+        self.code = Code::new(k, r);
+        (self.len, self.groups) = (len, len.div_ceil(GROUP));
+        let wanted = self.code.size() * self.groups;
+        if wanted > self.work.len() {
+            // Growing in place would copy the old contents, and may reserve twice what is needed.
+            self.work = Vec::new();
+            self.work = vec![[0; GROUP]; wanted];
+        }
+        self.known.clear();
+        self.known.resize(self.code.size(), false);
+    }
+
+    /// Whether the symbol was not there before.
+    pub(super) fn add(&mut self, esi: usize, column: &[u8]) -> bool {
+        let point = self.code.point(esi);
+        if self.known[point] {
+            return false;
+        }
+        self.known[point] = true;
+        let row = &mut self.work[point * self.groups..][..self.groups];
+        let (whole, rest) = column.split_at(column.len() - column.len() % GROUP);
+        let (groups, last) = row.split_at_mut(whole.len() / GROUP);
+        groups.as_flattened_mut().copy_from_slice(whole);
+        if let Some(last) = last.first_mut() {
+            let (low, high) = rest.split_at(rest.len() / 2);
+            last[..low.len()].copy_from_slice(low);
+            last[GROUP / 2..][..high.len()].copy_from_slice(high);
+        }
+        true
+    }
+
+    /// Hands out the source symbols that were not added. K symbols were.
+    pub(super) fn restore(&mut self, mut restored: impl FnMut(u16, &[u8])) {
+        let source = self.code.source();
+        if self.known[source.clone()].iter().all(|known| *known) {
+            return;
+        }
+        self.locate();
+        for (point, row) in self.work.chunks_exact_mut(self.groups).take(self.known.len()).enumerate() {
+            if self.known[point] {
+                self.engine.mul(row, self.locator[point]);
+            } else {
+                row.fill([0; GROUP]);
+            }
+        }
+        self.transform();
+        for (esi, point) in source.enumerate().filter(|(_, point)| !self.known[*point]) {
+            let row = &mut self.work[point * self.groups..][..self.groups];
+            self.engine.mul(row, GF_MODULUS - self.locator[point]);
+            let bytes = row.as_flattened_mut();
+            let (short, whole) = (self.len % GROUP, self.len - self.len % GROUP);
+            if short != 0 {
+                bytes.copy_within(whole + GROUP / 2..whole + GROUP / 2 + short / 2, whole + short / 2);
+            }
+            restored(esi as u16, &bytes[..self.len]); // esi < k <= 32,768
+        }
+    }
+
+    /// Evaluates the locator, unless the stripe before had the same one.
+    fn locate(&mut self) {
+        let code = self.code;
+        if self.located.as_ref().is_some_and(|(of, known)| *of == code && *known == self.known) {
+            return;
+        }
+        let locator = &mut *self.locator;
+        locator.fill(0);
+        for (unknown, known) in locator.iter_mut().zip(&self.known) {
+            *unknown = u16::from(!known);
+        }
+        // What is no symbol is either zero or unknown, and it is not the same for both rates.
+        if code.is_high {
+            locator[code.end()..].fill(0);
+            Fastest::eval_poly(locator, code.end());
+        } else {
+            locator[code.k..code.half].fill(0);
+            locator[code.end()..].fill(1);
+            Fastest::eval_poly(locator, GF_ORDER);
+        }
+        self.located = Some((code, self.known.clone()));
+    }
+
+    /// From known values, multiplied, to the values wanted.
+    fn transform(&mut self) {
+        let Self { engine, code, groups, .. } = self;
+        let (size, half, (first, second)) = (code.size(), code.half, code.counts());
+        let work = &mut self.work[..size * *groups];
+        if size > half * 2 {
+            let mut work = ShardsRefMut::new(size, *groups, work);
+            engine.ifft(&mut work, 0, size, code.end(), 0);
+            derivative(&mut self.work[..size * *groups], *groups, None);
+            let mut work = ShardsRefMut::new(size, *groups, &mut self.work);
+            engine.fft(&mut work, 0, size, code.source().end, 0);
+            return;
+        }
+        let (low, high) = work.split_at_mut(half * *groups);
+        engine.ifft(&mut ShardsRefMut::new(half, *groups, low), 0, half, first, 0);
+        engine.ifft(&mut ShardsRefMut::new(half, *groups, high), 0, half, second, half);
+        let (wanted, other, delta) = if code.is_high { (high, low, half) } else { (low, high, 0) };
+        derivative(wanted, *groups, Some(other));
+        engine.fft(&mut ShardsRefMut::new(half, *groups, wanted), 0, half, code.k, delta);
+    }
+}
+
+/// Adds to the rows the derivative of the polynomial whose coefficients they are, and other rows.
+///
+/// In this basis a row of the derivative is the sum of those whose number has one bit more. They all come
+/// later, so what is read was not yet changed. That the rows themselves stay in the sum is wanted above; and
+/// of a whole transform it does no harm, because there they were zero where values are wanted.
+fn derivative(rows: &mut [Group], groups: usize, other: Option<&[Group]>) {
+    let count = rows.len() / groups;
+    for number in 0..count {
+        let (row, later) = rows[number * groups..].split_at_mut(groups);
+        if let Some(other) = other {
+            add(row, &other[number * groups..][..groups]);
+        }
+        for bit in (0..count.ilog2()).map(|i| 1 << i).filter(|bit| number & bit == 0) {
+            add(row, &later[(bit - 1) * groups..][..groups]);
+        }
+    }
+}
+
+fn add(row: &mut [Group], other: &[Group]) {
+    for (a, b) in row.as_flattened_mut().iter_mut().zip(other.as_flattened()) {
+        *a ^= b;
+    }
+}
