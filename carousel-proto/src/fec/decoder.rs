@@ -181,13 +181,16 @@ impl Decoder {
 
     /// From known values, multiplied, to the values wanted.
     fn transform(&mut self) {
+        #[cfg(target_arch = "x86_64")]
+        use super::gfni::add_derivative;
+
         let Self { engine, code, groups, .. } = self;
         let (size, half, (first, second)) = (code.size(), code.half, code.counts());
         let work = &mut self.work[..size * *groups];
         if size > half * 2 {
             let mut work = ShardsRefMut::new(size, *groups, work);
             engine.ifft(&mut work, 0, size, code.end(), 0);
-            derivative(&mut self.work[..size * *groups], *groups, None);
+            add_derivative(&mut self.work[..size * *groups], *groups, None);
             let mut work = ShardsRefMut::new(size, *groups, &mut self.work);
             engine.fft(&mut work, 0, size, code.source().end, 0);
             return;
@@ -196,31 +199,31 @@ impl Decoder {
         engine.ifft(&mut ShardsRefMut::new(half, *groups, low), 0, half, first, 0);
         engine.ifft(&mut ShardsRefMut::new(half, *groups, high), 0, half, second, half);
         let (wanted, other, delta) = if code.is_high { (high, low, half) } else { (low, high, 0) };
-        derivative(wanted, *groups, Some(other));
+        add_derivative(wanted, *groups, Some(other));
         engine.fft(&mut ShardsRefMut::new(half, *groups, wanted), 0, half, code.k, delta);
     }
 }
 
 /// Adds to the rows the derivative of the polynomial whose coefficients they are, and other rows.
 ///
-/// In this basis a row of the derivative is the sum of those whose number has one bit more. They all come
-/// later, so what is read was not yet changed. That the rows themselves stay in the sum is wanted above; and
-/// of a whole transform it does no harm, because there they were zero where values are wanted.
-fn derivative(rows: &mut [Group], groups: usize, other: Option<&[Group]>) {
-    let count = rows.len() / groups;
-    for number in 0..count {
-        let (row, later) = rows[number * groups..].split_at_mut(groups);
-        if let Some(other) = other {
-            add(row, &other[number * groups..][..groups]);
-        }
-        for bit in (0..count.ilog2()).map(|i| 1 << i).filter(|bit| number & bit == 0) {
-            add(row, &later[(bit - 1) * groups..][..groups]);
-        }
+/// That the rows themselves stay in the sum is wanted above; and of a whole transform it does no harm, because
+/// there they were zero where values are wanted. Inlined, to be compiled for the CPU features of its caller.
+#[inline(always)]
+pub(super) fn add_derivative(rows: &mut [Group], groups: usize, other: Option<&[Group]>) {
+    for number in 1..rows.len() / groups {
+        // What is read was not changed before, and most of it is near.
+        let width = (1 << number.trailing_zeros()) * groups;
+        let (before, from) = rows.split_at_mut(number * groups);
+        add(&mut before[number * groups - width..], &from[..width]);
+    }
+    if let Some(other) = other {
+        add(rows, other);
     }
 }
 
-fn add(row: &mut [Group], other: &[Group]) {
-    for (a, b) in row.as_flattened_mut().iter_mut().zip(other.as_flattened()) {
-        *a ^= b;
+#[inline(always)]
+fn add(rows: &mut [Group], others: &[Group]) {
+    for (a, b) in rows.iter_mut().zip(others) {
+        a.iter_mut().zip(b).for_each(|(a, b)| *a ^= b);
     }
 }

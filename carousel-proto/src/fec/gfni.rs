@@ -22,6 +22,8 @@ use std::sync::OnceLock;
 use reed_solomon_simd::engine::tables::{self, Exp};
 use reed_solomon_simd::engine::{DefaultEngine, Engine, GF_ORDER, GfElement, ShardsRefMut};
 
+use super::decoder;
+
 /// A group: 32 low bytes and 32 high bytes of as many field elements.
 type Group = [u8; 64];
 
@@ -74,6 +76,29 @@ impl Engine for Fastest {
 
     fn eval_poly(erasures: &mut [GfElement; GF_ORDER], truncated: usize) {
         DefaultEngine::eval_poly(erasures, truncated);
+    }
+}
+
+/// The decoder's other work on all rows: the same code for any CPU, but with the longest vectors there are.
+pub(super) fn add_derivative(rows: &mut [Group], groups: usize, other: Option<&[Group]>) {
+    #[target_feature(enable = "avx512f")]
+    fn wide(rows: &mut [Group], groups: usize, other: Option<&[Group]>) {
+        decoder::add_derivative(rows, groups, other);
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn narrow(rows: &mut [Group], groups: usize, other: Option<&[Group]>) {
+        decoder::add_derivative(rows, groups, other);
+    }
+
+    if is_x86_feature_detected!("avx512f") {
+        // SAFETY: just detected.
+        unsafe { wide(rows, groups, other) }
+    } else if is_x86_feature_detected!("avx2") {
+        // SAFETY: just detected.
+        unsafe { narrow(rows, groups, other) }
+    } else {
+        decoder::add_derivative(rows, groups, other);
     }
 }
 
@@ -454,4 +479,116 @@ mod narrow {
     }
 
     transforms!("gfni,avx2");
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use reed_solomon_simd::engine::NoSimd;
+
+    use super::*;
+
+    /// Every width that this CPU has; none without GFNI.
+    fn engines() -> Vec<Gfni> {
+        let Some(gfni) = Gfni::detect() else {
+            eprintln!("NOT TESTED: this CPU has no GFNI, so only the library's arithmetic runs here");
+            return Vec::new();
+        };
+        if !gfni.wide {
+            eprintln!("NOT TESTED: this CPU has no AVX-512, so only the narrow arithmetic runs here");
+        }
+        let narrow = Gfni { wide: false, ..gfni };
+        if gfni.wide { vec![gfni, narrow] } else { vec![narrow] }
+    }
+
+    fn random(groups: usize, seed: u64) -> Vec<Group> {
+        let mut bytes = vec![[0; 64]; groups];
+        blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(bytes.as_flattened_mut());
+        bytes
+    }
+
+    /// Both transforms of the symbols from `pos` on, by both engines.
+    fn compare(part: Part, groups: usize, seed: u64) {
+        let Part { pos, size, truncated, skew_delta } = part;
+        let count = pos + size + 1; // the last one must stay as it is
+        let before = random(count * groups, seed);
+        let slow = NoSimd::new();
+        let run = |transform: &dyn Fn(&mut ShardsRefMut<'_>), zeros: bool| {
+            let mut data = before.clone();
+            let mut shards = ShardsRefMut::new(count, groups, &mut data);
+            if zeros {
+                shards.zero(pos + truncated..pos + size);
+            }
+            transform(&mut shards);
+            data
+        };
+        for engine in engines() {
+            for zeros in [false, true] {
+                let wanted = run(&|data| slow.fft(data, pos, size, truncated, skew_delta), zeros);
+                let got = run(&|data| engine.fft(data, &part), zeros);
+                let of_interest = |data: &[Group]| {
+                    [&data[..(pos + truncated) * groups], &data[(pos + size) * groups..]].concat()
+                };
+                assert!(of_interest(&wanted) == of_interest(&got), "FFT of {size}, {truncated}");
+            }
+            let wanted = run(&|data| slow.ifft(data, pos, size, truncated, skew_delta), true);
+            assert!(wanted == run(&|data| engine.ifft(data, &part), true), "IFFT of {size}, {truncated}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn transforms_are_the_librarys(
+            log in 0..=9_u32, pos in 0..5_usize, part in 0.0..=1.0, skew in 0..20_usize,
+            groups in 1..=4_usize, seed: u64,
+        ) {
+            let size = 1 << log;
+            let truncated = ((size as f64 * part) as usize).max(1);
+            compare(Part { pos, size, truncated, skew_delta: skew * size }, groups, seed);
+        }
+
+        #[test]
+        fn products_are_the_librarys(log_m: u16, groups in 0..=5_usize, seed: u64) {
+            for log_m in [log_m, 0, 1, u16::MAX - 1, u16::MAX] {
+                let mut wanted = random(groups, seed);
+                NoSimd::new().mul(&mut wanted, log_m);
+                for engine in engines() {
+                    let mut got = random(groups, seed);
+                    engine.mul(&mut got, log_m);
+                    prop_assert!(got == wanted);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn parts_that_do_not_fit_the_cache() {
+        for (log, groups) in [(10, 9), (11, 3), (12, 2), (13, 1), (14, 1), (15, 1)] {
+            let size = 1 << log;
+            for truncated in [size, size * 7 / 10, size / 4 + 1, 1] {
+                compare(Part { pos: 1, size, truncated, skew_delta: 0 }, groups, 1);
+            }
+            compare(Part { pos: 0, size, truncated: size, skew_delta: size }, groups, 2);
+        }
+    }
+
+    #[test]
+    fn the_derivative_is_the_same_with_any_vectors() {
+        for (rows, groups) in [(1, 1), (2, 3), (64, 1), (128, 5)] {
+            let (mut wanted, other) = (random(rows * groups, 3), random(rows * groups, 4));
+            let mut got = wanted.clone();
+            add_derivative(&mut got, groups, Some(&other));
+            // As PROTOCOL.md section 10.5 puts it.
+            for i in 1..rows {
+                let width = 1 << i.trailing_zeros();
+                let from = wanted[i * groups..(i + width) * groups].to_vec();
+                let to = &mut wanted[(i - width) * groups..i * groups];
+                to.as_flattened_mut().iter_mut().zip(from.as_flattened()).for_each(|(a, b)| *a ^= b);
+            }
+            wanted.as_flattened_mut().iter_mut().zip(other.as_flattened()).for_each(|(a, b)| *a ^= b);
+            assert!(got == wanted);
+        }
+    }
 }
