@@ -203,7 +203,7 @@ impl BlockEncoder {
 /// between.
 ///
 /// Work memory is the next power of two above N, times the stripe length: about twice the stripe's share of
-/// the N symbols at worst; and 128 KiB for the locator.
+/// the N symbols at worst.
 #[derive(Default)]
 pub struct StripeDecoder {
     decoder: Option<Decoder>,

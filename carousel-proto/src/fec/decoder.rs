@@ -1,7 +1,7 @@
 //! Decoding, as PROTOCOL.md section 10.5 says: locator, inverse transform, derivative, transform, division.
 //!
-//! `reed-solomon-simd` has all of it but knows two things less. Stripes of a block lack the same symbols, so
-//! one locator serves them all. And where the points are two halves, as with the usual K and R they are, only
+//! `reed-solomon-simd` has all of it but knows three things less. Stripes of a block lack the same symbols, so
+//! one locator serves them all. The locator needs no more points than the block has. And where the points are two halves, as with the usual K and R they are, only
 //! one half is wanted of the last transform. With values a, b of the halves, each transformed back by itself
 //! to a', b', and D for the derivative:
 //!
@@ -16,6 +16,7 @@
 
 use std::ops::Range;
 
+use reed_solomon_simd::engine::tables::get_exp_log;
 use reed_solomon_simd::engine::{Engine, GF_MODULUS, GF_ORDER, GfElement, ShardsRefMut};
 
 use super::{Fastest, GROUP};
@@ -34,8 +35,10 @@ pub(super) struct Decoder {
     /// Which points have a value.
     known: Vec<bool>,
     /// Logarithms of what the values are multiplied by, and for which known points of which code.
-    locator: Box<[GfElement; GF_ORDER]>,
+    locator: Vec<GfElement>,
     located: Option<(Code, Vec<bool>)>,
+    /// The Walsh-Hadamard transform of the logarithms of as many elements as there are points.
+    logs: Vec<GfElement>,
 }
 
 /// Where the points lie: `first` of them from zero on, `second` from `half` on.
@@ -91,8 +94,9 @@ impl Decoder {
             groups: 0,
             work: Vec::new(),
             known: Vec::new(),
-            locator: Box::new([0; GF_ORDER]),
+            locator: Vec::new(),
             located: None,
+            logs: Vec::new(),
         }
     }
 
@@ -162,19 +166,31 @@ impl Decoder {
         if self.located.as_ref().is_some_and(|(of, known)| *of == code && *known == self.known) {
             return;
         }
-        let locator = &mut *self.locator;
-        locator.fill(0);
-        for (unknown, known) in locator.iter_mut().zip(&self.known) {
-            *unknown = u16::from(!known);
+        let size = code.size();
+        if self.logs.len() != size {
+            self.logs = get_exp_log().log[..size].to_vec();
+            self.logs[0] = 0; // a point is not a factor of its own value
+            walsh_hadamard(&mut self.logs);
         }
-        // What is no symbol is either zero or unknown, and it is not the same for both rates.
-        if code.is_high {
-            locator[code.end()..].fill(0);
-            Fastest::eval_poly(locator, code.end());
-        } else {
-            locator[code.k..code.half].fill(0);
-            locator[code.end()..].fill(1);
-            Fastest::eval_poly(locator, GF_ORDER);
+        // The locator's logarithm at x is the sum of log(x + y) over unknown points y: a convolution. Over all
+        // 65,535 elements but zero, logarithms add up to zero. So the points of low rate that are not unknown,
+        // few of all 65,536, give the same sum with its sign changed.
+        let zeros = if code.is_high { code.end()..size } else { code.k..code.half };
+        let is_factor = |(y, known): (usize, &bool)| (*known || zeros.contains(&y)) != code.is_high;
+        self.locator.clear();
+        self.locator.extend(self.known.iter().enumerate().map(is_factor).map(GfElement::from));
+        walsh_hadamard(&mut self.locator);
+        for (sum, log) in self.locator.iter_mut().zip(&self.logs) {
+            *sum = reduce(u32::from(*sum) * u32::from(*log));
+        }
+        walsh_hadamard(&mut self.locator);
+        // Forth and back multiplies by the size; and 2^16 is one.
+        let share = (GF_ORDER / size) as u32;
+        for sum in &mut self.locator {
+            *sum = reduce(u32::from(*sum) * share);
+            if !code.is_high {
+                *sum = GF_MODULUS - *sum;
+            }
         }
         self.located = Some((code, self.known.clone()));
     }
@@ -201,6 +217,28 @@ impl Decoder {
         let (wanted, other, delta) = if code.is_high { (high, low, half) } else { (low, high, 0) };
         add_derivative(wanted, *groups, Some(other));
         engine.fft(&mut ShardsRefMut::new(half, *groups, wanted), 0, half, code.k, delta);
+    }
+}
+
+/// Modulo 65,535, of which zero has two forms.
+fn reduce(x: u32) -> GfElement {
+    let sum = (x & 0xffff) + (x >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as GfElement
+}
+
+/// Sums and differences of all pairs, for each bit of their numbers; modulo 65,535.
+fn walsh_hadamard(values: &mut [GfElement]) {
+    let mut width = 1;
+    while width < values.len() {
+        for pair in values.chunks_exact_mut(width * 2) {
+            let (low, high) = pair.split_at_mut(width);
+            for (a, b) in low.iter_mut().zip(high) {
+                let (sum, carry) = a.overflowing_add(*b);
+                let (difference, borrow) = a.overflowing_sub(*b);
+                (*a, *b) = (sum + u16::from(carry), difference - u16::from(borrow));
+            }
+        }
+        width *= 2;
     }
 }
 

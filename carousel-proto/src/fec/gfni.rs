@@ -73,10 +73,6 @@ impl Engine for Fastest {
             Self::Library(library) => library.mul(x, log_m),
         }
     }
-
-    fn eval_poly(erasures: &mut [GfElement; GF_ORDER], truncated: usize) {
-        DefaultEngine::eval_poly(erasures, truncated);
-    }
 }
 
 /// The decoder's other work on all rows: the same code for any CPU, but with the longest vectors there are.
