@@ -1,6 +1,7 @@
 //! The decoding threads: they complete blocks while others are still being received.
 //!
-//! A block is read once, laid out in column stripes, decoded stripe by stripe, hashed, and only if the hash is right are the missing places written. So a wrong symbol costs time, never data.
+//! A block is read once, decoded column stripe by column stripe, hashed, and only if the hash is right are the missing
+//! places written. So a wrong symbol costs time, never data.
 
 use crate::thread;
 use crate::writer::{reserve, start_writeback};
@@ -25,9 +26,8 @@ const STRIPES: usize = 4;
 const SMALL_BLOCK_LOG2: u8 = 20;
 /// … and the stripes are narrower.
 const SMALL_BLOCK_STRIPES: usize = 10;
-/// Symbols read or written by one system call.
+/// Symbols read or written by one system call: while it runs, the receiving thread may have to wait for the file.
 const RUN: usize = 64;
-
 /// What became of a [`BlockJob`].
 pub struct Decoded {
     pub job: BlockJob,
@@ -104,24 +104,18 @@ struct Decoder {
     file: Arc<File>,
     seed: Option<Arc<File>>,
     geometry: Geometry,
-    stripes: Vec<Stripe>,
-    run: Vec<u8>,
+    /// Columns of the stripes.
+    stripes: Vec<Range<usize>>,
+    /// What the K places of a block hold, end to end.
+    block: Vec<u8>,
     erasures: StripeDecoder,
-}
-
-/// A column stripe of a block: bytes `columns` of the symbol in each of the K places, end to end.
-struct Stripe {
-    columns: Range<usize>,
-    bytes: Vec<u8>,
 }
 
 impl Decoder {
     fn new(file: Arc<File>, seed: Option<Arc<File>>, geometry: Geometry) -> Self {
         let count = if is_small(&geometry) { SMALL_BLOCK_STRIPES } else { STRIPES };
-        let stripes = stripes(geometry.symbol_len(), count)
-            .map(|columns| Stripe { columns, bytes: Vec::new() })
-            .collect();
-        Self { file, seed, geometry, stripes, run: Vec::new(), erasures: StripeDecoder::new() }
+        let stripes = stripes(geometry.symbol_len(), count).collect();
+        Self { file, seed, geometry, stripes, block: Vec::new(), erasures: StripeDecoder::new() }
     }
 
     fn work(&mut self, job: Job) -> io::Result<Answer> {
@@ -138,10 +132,10 @@ impl Decoder {
         let begin = self.geometry.block_offset(sbn);
         let end = begin + self.geometry.block_len(sbn) as u64;
         let piece = RUN * self.geometry.symbol_len();
-        self.run.resize(piece, 0);
+        self.block.resize(piece, 0);
         let mut at = begin;
         while at < end {
-            let bytes = &mut self.run[..piece.min((end - at) as usize)];
+            let bytes = &mut self.block[..piece.min((end - at) as usize)];
             match seed.as_ref().unwrap_or(&self.file).read_exact_at(bytes, at) {
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(Answer::Looked(sbn, None)),
                 other => other?,
@@ -163,12 +157,7 @@ impl Decoder {
         }
         let mut hasher = block_hasher(&self.geometry, job.sbn);
         let len = self.geometry.block_len(job.sbn);
-        let t = self.geometry.symbol_len();
-        for first in (0..usize::from(job.k)).step_by(RUN) {
-            let range = first..(first + RUN).min(usize::from(job.k));
-            self.gather(range.clone());
-            hasher.update(&self.run[..(len - first * t).min(range.len() * t)]);
-        }
+        hasher.update(&self.block[..len]);
         let matched = block_value(&self.geometry, &hasher) == job.expected;
         if matched && by_decoder {
             self.write_missing(&job)?;
@@ -187,92 +176,59 @@ impl Decoder {
         Ok(Decoded { job, matched, by_decoder })
     }
 
-    /// Reads all K places into the stripes.
+    /// Reads all K places.
     fn read(&mut self, job: &BlockJob) -> io::Result<()> {
         let (t, k) = (self.geometry.symbol_len(), usize::from(job.k));
-        for stripe in &mut self.stripes {
-            stripe.bytes.resize(k * stripe.columns.len(), 0);
+        self.block.resize(k * t, 0);
+        // All places but the last follow one another in the file.
+        let (most, last) = self.block.split_at_mut((k - 1) * t);
+        let mut at = self.geometry.block_offset(job.sbn);
+        for run in most.chunks_mut(RUN * t) {
+            self.file.read_exact_at(run, at)?;
+            at += run.len() as u64;
         }
-        self.run.resize(RUN * t, 0);
-        for first in (0..k).step_by(RUN) {
-            // All places but the last follow one another in the file.
-            let count = RUN.min(k - 1 - first);
-            let at = self.geometry.block_offset(job.sbn) + (first * t) as u64;
-            self.file.read_exact_at(&mut self.run[..count * t], at)?;
-            self.scatter(first..first + count);
-        }
-        let last = job.places[k - 1];
-        let place = place_of(&self.geometry, job.sbn, job.k - 1, last);
-        self.run[..t].fill(0);
-        self.file.read_exact_at(&mut self.run[..place.len], place.offset)?;
-        self.scatter(k - 1..k);
-        Ok(())
-    }
-
-    /// Symbols in `run` to the stripes.
-    fn scatter(&mut self, places: Range<usize>) {
-        let t = self.geometry.symbol_len();
-        for stripe in &mut self.stripes {
-            let len = stripe.columns.len();
-            for (symbol, place) in self.run.chunks_exact(t).zip(places.clone()) {
-                stripe.bytes[place * len..(place + 1) * len].copy_from_slice(&symbol[stripe.columns.clone()]);
-            }
-        }
-    }
-
-    /// Symbols in the stripes to `run`.
-    fn gather(&mut self, places: Range<usize>) {
-        let t = self.geometry.symbol_len();
-        for stripe in &self.stripes {
-            let len = stripe.columns.len();
-            for (symbol, place) in self.run.chunks_exact_mut(t).zip(places.clone()) {
-                symbol[stripe.columns.clone()].copy_from_slice(&stripe.bytes[place * len..(place + 1) * len]);
-            }
-        }
+        let place = place_of(&self.geometry, job.sbn, job.k - 1, job.places[k - 1]);
+        last.fill(0);
+        self.file.read_exact_at(&mut last[..place.len], place.offset)
     }
 
     /// Makes every place hold its own source symbol.
     fn restore(&mut self, job: &BlockJob) -> Result<(), FecError> {
-        self.stripes.iter_mut().try_for_each(|stripe| stripe.restore(&mut self.erasures, job))
+        let t = self.geometry.symbol_len();
+        for columns in &self.stripes {
+            self.erasures.begin(usize::from(job.k), usize::from(job.r), columns.len())?;
+            let mut moved = Vec::new();
+            for (symbol, (place, content)) in self.block.chunks_exact(t).zip((0..).zip(&job.places)) {
+                let column = &symbol[columns.clone()];
+                self.erasures.add(*content, column)?;
+                if *content < job.k && *content != place {
+                    moved.push((*content, column.to_vec())); // a source symbol that was parked elsewhere
+                }
+            }
+            let block = &mut self.block;
+            let mut put = |esi: u16, column: &[u8]| {
+                block[usize::from(esi) * t..][columns.clone()].copy_from_slice(column);
+            };
+            self.erasures.finish(&mut put)?;
+            moved.iter().for_each(|(esi, column)| put(*esi, column));
+        }
+        Ok(())
     }
 
     /// Writes the places whose content was something else than their own symbol.
-    fn write_missing(&mut self, job: &BlockJob) -> io::Result<()> {
+    fn write_missing(&self, job: &BlockJob) -> io::Result<()> {
         let (t, k) = (self.geometry.symbol_len(), usize::from(job.k));
         let len = self.geometry.block_len(job.sbn);
         let is_missing = |place: &usize| usize::from(job.places[*place]) != *place;
         let mut first = 0;
         while first < k {
-            let run = (first..k).take(RUN).take_while(is_missing).count();
-            if run > 0 {
-                self.gather(first..first + run);
-                let bytes = (len - first * t).min(run * t);
+            let end = first + (first..k).take(RUN).take_while(is_missing).count();
+            if end > first {
                 let at = self.geometry.block_offset(job.sbn) + (first * t) as u64;
-                self.file.write_all_at(&self.run[..bytes], at)?;
+                self.file.write_all_at(&self.block[first * t..len.min(end * t)], at)?;
             }
-            first += run.max(1);
+            first = end.max(first + 1);
         }
-        Ok(())
-    }
-}
-
-impl Stripe {
-    fn restore(&mut self, decoder: &mut StripeDecoder, job: &BlockJob) -> Result<(), FecError> {
-        let len = self.columns.len();
-        decoder.begin(usize::from(job.k), usize::from(job.r), len)?;
-        let mut moved = Vec::new();
-        for (place, content) in (0..).zip(&job.places) {
-            let column = &self.bytes[usize::from(place) * len..][..len];
-            decoder.add(*content, column)?;
-            if *content < job.k && *content != place {
-                moved.push((*content, column.to_vec())); // a source symbol that was parked elsewhere
-            }
-        }
-        let bytes = &mut self.bytes;
-        let mut put =
-            |esi: u16, column: &[u8]| bytes[usize::from(esi) * len..][..len].copy_from_slice(column);
-        decoder.finish(&mut put)?;
-        moved.iter().for_each(|(esi, column)| put(*esi, column));
         Ok(())
     }
 }

@@ -22,7 +22,18 @@
 
 use std::ops::Range;
 
-use reed_solomon_simd::{Error as RsError, ReedSolomonDecoder, ReedSolomonEncoder};
+use reed_solomon_simd::Error as RsError;
+#[cfg(not(target_arch = "x86_64"))]
+use reed_solomon_simd::engine::DefaultEngine as Fastest;
+use reed_solomon_simd::rate::{DefaultRate, DefaultRateEncoder, Rate, RateEncoder};
+
+use self::decoder::Decoder;
+#[cfg(target_arch = "x86_64")]
+use self::gfni::Fastest;
+
+mod decoder;
+#[cfg(target_arch = "x86_64")]
+mod gfni;
 
 /// Most source symbols a block may have.
 pub const MAX_SOURCE_SYMBOLS: usize = 32_768;
@@ -112,7 +123,7 @@ pub enum FecError {
 pub fn supported(k: usize, r: usize) -> bool {
     (1..=MAX_SOURCE_SYMBOLS).contains(&k)
         && r <= MAX_REPAIR_SYMBOLS
-        && (r == 0 || ReedSolomonEncoder::supports(k, r))
+        && (r == 0 || DefaultRate::<Fastest>::supports(k, r))
 }
 
 /// Cuts a symbol of `symbol_len` bytes into column stripes, in order and as even as 64-byte groups allow.
@@ -134,7 +145,7 @@ pub fn stripes(symbol_len: usize, wanted: usize) -> impl ExactSizeIterator<Item 
 /// Computes the repair symbols of one block after another and keeps its work memory in between.
 #[derive(Default)]
 pub struct BlockEncoder {
-    rs: Option<ReedSolomonEncoder>,
+    rs: Option<DefaultRateEncoder<Fastest>>,
 }
 
 impl BlockEncoder {
@@ -169,7 +180,7 @@ impl BlockEncoder {
         }
         // Taken out, so that a failure drops it: the library panics when used after a failed reset.
         let mut rs = match self.rs.take() {
-            None => ReedSolomonEncoder::new(k, r, symbol_len)?,
+            None => DefaultRateEncoder::new(k, r, symbol_len, Fastest::new(), None)?,
             Some(mut rs) => {
                 rs.reset(k, r, symbol_len)?;
                 rs
@@ -192,12 +203,10 @@ impl BlockEncoder {
 /// between.
 ///
 /// Work memory is the next power of two above N, times the stripe length: about twice the stripe's share of
-/// the N symbols at worst. `finish` needs 128 KiB of stack besides.
+/// the N symbols at worst.
 #[derive(Default)]
 pub struct StripeDecoder {
-    rs: Option<ReedSolomonDecoder>,
-    /// Bytes of work memory that `rs` holds.
-    work: usize,
+    decoder: Option<Decoder>,
     stripe: Option<Stripe>,
 }
 
@@ -224,23 +233,9 @@ impl StripeDecoder {
     /// [`FecError::Geometry`], [`FecError::SymbolLen`], [`FecError::TooLarge`]: then no stripe is begun.
     pub fn begin(&mut self, k: usize, r: usize, stripe_len: usize) -> Result<(), FecError> {
         self.stripe = None;
-        let work = check_geometry(k, r, stripe_len)?;
-        // The library knows no code without repair. Nothing to restore, so any code will do for counting.
-        let code_r = r.max(1);
-        if work > self.work {
-            // Growing in place would copy the old contents, and may reserve twice what is needed.
-            self.rs = None;
-        }
-        self.rs = Some(match self.rs.take() {
-            None => {
-                self.work = work;
-                ReedSolomonDecoder::new(k, code_r, stripe_len)?
-            }
-            Some(mut rs) => {
-                rs.reset(k, code_r, stripe_len)?;
-                rs
-            }
-        });
+        check_geometry(k, r, stripe_len)?;
+        // There is no code without repair. Nothing to restore, so any code will do for counting.
+        self.decoder.get_or_insert_with(Decoder::new).begin(k, r.max(1), stripe_len);
         self.stripe = Some(Stripe { k, r, len: stripe_len, have: 0 });
         Ok(())
     }
@@ -251,7 +246,7 @@ impl StripeDecoder {
     /// [`FecError::NotBegun`], [`FecError::OutOfRange`], [`FecError::Length`], [`FecError::Surplus`] and
     /// [`FecError::Double`]. Nothing changes then, and the stripe can go on.
     pub fn add(&mut self, esi: u16, column: &[u8]) -> Result<(), FecError> {
-        let (Some(stripe), Some(rs)) = (&mut self.stripe, &mut self.rs) else {
+        let (Some(stripe), Some(decoder)) = (&mut self.stripe, &mut self.decoder) else {
             return Err(FecError::NotBegun);
         };
         let Stripe { k, r, len, have } = *stripe;
@@ -263,17 +258,9 @@ impl StripeDecoder {
         if have == k {
             return Err(FecError::Surplus { esi, k });
         }
-        let added = if index < k {
-            rs.add_original_shard(index, column)
-        } else {
-            rs.add_recovery_shard(index - k, column)
-        };
-        added.map_err(|error| match error {
-            RsError::DuplicateOriginalShardIndex { .. } | RsError::DuplicateRecoveryShardIndex { .. } => {
-                FecError::Double { esi }
-            }
-            other => FecError::Library(other),
-        })?;
+        if !decoder.add(index, column) {
+            return Err(FecError::Double { esi });
+        }
         stripe.have += 1;
         Ok(())
     }
@@ -283,17 +270,15 @@ impl StripeDecoder {
     ///
     /// # Errors
     /// [`FecError::NotBegun`], and [`FecError::TooFew`], after which more symbols can be added.
-    pub fn finish(&mut self, mut restored: impl FnMut(u16, &[u8])) -> Result<(), FecError> {
-        let (Some(Stripe { k, have, .. }), Some(rs)) = (self.stripe, &mut self.rs) else {
+    pub fn finish(&mut self, restored: impl FnMut(u16, &[u8])) -> Result<(), FecError> {
+        let (Some(Stripe { k, have, .. }), Some(decoder)) = (self.stripe, &mut self.decoder) else {
             return Err(FecError::NotBegun);
         };
         if have < k {
             return Err(FecError::TooFew { have, k });
         }
         self.stripe = None;
-        for (esi, column) in rs.decode()?.restored_original_iter() {
-            restored(esi as u16, column); // esi < k <= 32,768
-        }
+        decoder.restore(restored);
         Ok(())
     }
 }
@@ -323,7 +308,6 @@ mod tests {
 
     use proptest::prelude::*;
     use reed_solomon_simd::engine::Naive;
-    use reed_solomon_simd::rate::{DefaultRateEncoder, RateEncoder};
 
     use super::*;
 
@@ -415,6 +399,25 @@ mod tests {
             prop_assert_eq!(at, len);
             let groups = || cut.iter().map(|stripe| stripe.len().div_ceil(GROUP));
             prop_assert!(groups().max().unwrap() - groups().min().unwrap() <= 1);
+        }
+    }
+
+    /// The library with its own arithmetic, on blocks for which the slow version is too slow.
+    #[test]
+    fn the_library_agrees() {
+        let sizes = [(1, 1), (2979, 3128), (2979, 600), (600, 2979), (1000, 1024), (1025, 1024), (100, 5000)];
+        for ((k, r), len) in sizes.into_iter().zip([2, 66, 130, 64, 1408, 62, 190]) {
+            let source = source(k, len);
+            let mut library = reed_solomon_simd::ReedSolomonEncoder::new(k, r, len).unwrap();
+            source.chunks_exact(len).for_each(|symbol| library.add_original_shard(symbol).unwrap());
+            let repair = encode(k, r, len, &source);
+            assert!(library.encode().unwrap().recovery_iter().flatten().eq(&repair), "{k}+{r}");
+
+            // Half of it from the last repair symbols, the rest from source symbols here and there.
+            let repairs = r.min(k.div_ceil(2));
+            let sources = (0..k - repairs).map(|i| (i * 7919 % k) as u16);
+            let esis: Vec<_> = (0..repairs).map(|i| (k + r - 1 - i) as u16).chain(sources).collect();
+            round_trip(&mut StripeDecoder::new(), k, r, len, 3, &esis);
         }
     }
 

@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, UNIX_EPOCH};
 
-/// Each worker needs about 6 blocks of memory; so many bytes may be spent on all of them.
+/// So many bytes may be spent on the blocks of all workers.
 const WORK_MEMORY: usize = 40 << 20;
 
 /// `pack`.
@@ -209,7 +209,7 @@ impl Writer {
         let values = Mutex::new(vec![[0; 32]; blocks as usize]);
         let next = AtomicU32::new(0);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let workers = (WORK_MEMORY / (6 << self.layout.geometry().block_log2())).clamp(1, cores);
+        let workers = (WORK_MEMORY / block_memory(self.layout.geometry())).clamp(1, cores);
         let worker = || -> Result<(), Failure> {
             let mut worker = Worker::new(self);
             loop {
@@ -305,6 +305,13 @@ impl Writer {
     fn failed(&self, error: &std::io::Error) -> Failure {
         Failure::writing(self.file.path(), error)
     }
+}
+
+/// What a worker needs for a block: its symbols, and the encoder's work memory.
+fn block_memory(geometry: &Geometry) -> usize {
+    let (k, r) = (usize::from(geometry.source_symbols(Sbn(0))), usize::from(geometry.repair_symbols(Sbn(0))));
+    let work = if r == 0 { 0 } else { k.max(r) + k.min(r).next_power_of_two() };
+    (k + r + work) * geometry.symbol_len()
 }
 
 /// Sets a file's length and reserves its space: a full disk shows now, and what is then written here and there lies

@@ -2,8 +2,8 @@
 //! run and on a busy machine, too.
 //!
 //! `cargo bench --profile lab -p carousel-tests --bench micro`. The program starts itself again: once for divan, and
-//! once under valgrind for each function. What valgrind sees is not quite what runs: it knows no AVX-512, so libraries
-//! that ask the CPU choose AVX2 there.
+//! once under valgrind for each function. What valgrind sees is not quite what runs: it knows neither AVX-512 nor GFNI,
+//! so what asks the CPU chooses AVX2 there.
 
 mod cases;
 
