@@ -234,7 +234,7 @@ fn get_refuses_what_it_cannot_do() {
     refuses("ff3e::8000:1", "5004", "eth0", &key, &packed.object, 2);
     assert_eq!(object::digest(&packed.object).unwrap(), packed.digest);
     let seconds = refuses("ff3e::8000:1", "5004", "eth0", &key, &fresh, 5);
-    assert!((2.0..4.0).contains(&seconds), "--timeout 2s took {seconds} s");
+    assert!((2.0..8.0).contains(&seconds), "--timeout 2s took {seconds} s");
     assert!(!fresh.exists());
 }
 

@@ -438,7 +438,7 @@ fn bad_nameservers_cost_no_more_than_the_timeout() {
         eprint!("{what}, {:.2} s: ", took.as_secs_f64());
         let (outcome, line) = failure(result, ZONE);
         assert_eq!(outcome, Outcome::TryAgain, "{what}: {line}");
-        assert!(took < timeout + Duration::from_millis(500), "{what}: {took:?}");
+        assert!(took < timeout + Duration::from_secs(2), "{what}: {took:?}");
         seen.push((what, line));
     }
     assert!(seen[0].1.contains("SERVFAIL") && seen[1].1.contains("within 2 s"), "{seen:?}");
@@ -448,7 +448,7 @@ fn bad_nameservers_cost_no_more_than_the_timeout() {
     for server in [SERVER, "[2001:db8::53]:53"] {
         let began = Instant::now();
         let (outcome, _) = failure(ask_at(&c, server.parse().ok(), ZONE, None, timeout), ZONE);
-        assert!(outcome == Outcome::TryAgain && began.elapsed() < timeout + Duration::from_millis(500));
+        assert!(outcome == Outcome::TryAgain && began.elapsed() < timeout + Duration::from_secs(2));
     }
 }
 
@@ -478,13 +478,13 @@ fn a_nameserver_that_falls_silent_leaves_what_was_there() {
     let began = Instant::now();
     let answer = ask_at(&c, SERVER.parse().ok(), ZONE, None, timeout).unwrap();
     assert_eq!((answer.services[0].sources.len(), answer.remarks.len()), (2, 1), "{answer:?}");
-    assert!(began.elapsed() < timeout + Duration::from_millis(500), "{:?}", began.elapsed());
+    assert!(began.elapsed() < timeout + Duration::from_secs(2), "{:?}", began.elapsed());
     // All of them silent, more than are asked at once, and few enough for UDP.
     let began = Instant::now();
     let name = "_twenty._udp.example.test";
     let error = ask_at(&c, SERVER.parse().ok(), name, None, timeout).unwrap_err();
     assert!(matches!(error, LookupError::Timeout { .. }), "{error}");
-    assert!(began.elapsed() < timeout + Duration::from_millis(500), "{:?}", began.elapsed());
+    assert!(began.elapsed() < timeout + Duration::from_secs(2), "{:?}", began.elapsed());
 }
 
 #[test]

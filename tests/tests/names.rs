@@ -225,7 +225,7 @@ fn a_killed_server_and_its_removed_record_do_not_stop_a_transfer() {
         &[("left after", &seconds(left_after)), ("joined after", &seconds(joined_after))],
     );
     // The TTL, and a lookup; generous for a busy machine.
-    assert!(left_after.max(joined_after) < Duration::from_secs(4), "{client}");
+    assert!(left_after.max(joined_after) < Duration::from_secs(6), "{client}");
 }
 
 #[test]
@@ -486,7 +486,7 @@ fn what_cannot_be_found_ends_in_time_with_one_line() {
         assert!(one_line && out.stderr.contains(says), "{name} {more:?}: {out:?}");
         assert!(out.stdout.is_empty() && fs::read_dir(&folder).unwrap().count() == 0, "{out:?}");
         let took = Duration::from_secs_f64(out.exit.seconds);
-        assert!(took < timeout + Duration::from_secs(1), "{name} {more:?}: {out:?}");
+        assert!(took < timeout + Duration::from_secs(3), "{name} {more:?}: {out:?}");
         took
     };
     let no_such_tier = [&ask[..], &["--tier", "9"]].concat();
