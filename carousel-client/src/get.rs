@@ -36,6 +36,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often the engine looks at clock and signals when nothing arrives.
 const TICK: Duration = Duration::from_millis(100);
+/// When nothing of a release has come for so long, a newer one on the same groups takes its place. Servers that change
+/// to it one after the other are not in step, and nobody minds them.
+const SUCCESSION_AFTER: Duration = Duration::from_secs(5);
 /// Sources told apart; more, in any-source mode, are counted as the last one.
 const MAX_CHANNELS: usize = 256;
 /// Below this, a receive buffer holds too little for the pauses of an ordinary machine.
@@ -481,6 +484,15 @@ impl<'a> Engine<'a> {
     fn start(&mut self, manifest: Box<Manifest>, reception: &Reception) -> Result<(), Failure> {
         let geometry = manifest.geometry().map_err(|e| Failure::untrusted(e.to_string()))?;
         let path = self.target.path(&manifest);
+        if let Some(old) = self.manifest.take() {
+            tracing::warn!(
+                "{}, release {}, is no longer sent as it was: starting again with release {}",
+                old.name,
+                old.seq,
+                manifest.seq
+            );
+            (self.jobs, self.found) = (None, 0);
+        }
         let mut work = match self.work.take() {
             Some(work) => work,
             None => WorkFile::create(&path, self.arguments.force)?,
@@ -661,6 +673,10 @@ impl<'a> Engine<'a> {
         if standing.symbols > self.grown.1 || self.decoding > 0 {
             self.grown = (self.clock, standing.symbols);
         }
+        // A thread that still reserves or decodes must not meet another object in its file.
+        let idle = self.decoding == 0 && self.work.as_ref().is_some_and(WorkFile::is_reserved);
+        let silent = Duration::from_nanos(self.clock - self.grown.0);
+        self.receiver.handle_silence(idle && silent >= SUCCESSION_AFTER);
         if let Some(refusal) = self.receiver.refusal().filter(|_| !self.refusal_said) {
             // No packet may end the program: the genuine manifest may be still to come.
             tracing::warn!("refused: {refusal}; waiting for another one");
@@ -671,7 +687,6 @@ impl<'a> Engine<'a> {
             self.keys_refusal_said = true;
         }
         let timeout = Duration::from_millis(self.arguments.timeout);
-        let silent = Duration::from_nanos(self.clock - self.grown.0);
         let timed_out = !timeout.is_zero() && silent >= timeout;
         if timed_out && let Some(refusal) = self.receiver.refusal() {
             return Err(Failure::new(refusal.outcome(), refusal.to_string()));
@@ -692,7 +707,7 @@ impl<'a> Engine<'a> {
                  that the interface is up, and that the switch has an MLD querier"
             }
             (_, false) => "packets arrived, but no manifest: is another program using this group and port?",
-            (_, true) => "nothing new arrived: did the server stop, or change to another release?",
+            (_, true) => "nothing new arrived: did the server stop, or change to another object?",
         };
         format!("{waited} s of silence on {}: {what}", groups.join(", "))
     }

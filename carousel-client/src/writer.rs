@@ -106,6 +106,8 @@ impl WorkFile {
     /// Begins with an object, or goes on with it: what is there already, the log says.
     pub fn begin(&mut self, manifest: &blake3::Hash, geometry: &Geometry) -> Result<Option<Replay>, Failure> {
         let (journal, replay) = Journal::open(self.log.clone(), manifest, *geometry)?;
+        self.run.clear(); // of another object, if there is any
+        self.reserved = false;
         if replay.is_none() {
             self.file.set_len(0).map_err(|e| Failure::writing(&self.path, &e))?;
         }
@@ -154,6 +156,11 @@ impl WorkFile {
     /// There is room for the object.
     pub fn handle_reserved(&mut self) {
         self.reserved = true;
+    }
+
+    /// Whether there is.
+    pub fn is_reserved(&self) -> bool {
+        self.reserved
     }
 
     /// Whether it is time for [`WorkFile::log`].

@@ -1,7 +1,7 @@
 //! Clients that end too early, and clients that come after them: nothing is lost, and little is taken twice.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
-use carousel_tests::lab::{self, Host, Lab, Running};
+use carousel_tests::lab::{self, Host, Lab, Running, until};
 use carousel_tests::scene::{self, AsOsString, Packed, SOURCE, args};
 use carousel_tests::{figures, object};
 use nix::sys::signal::Signal;
@@ -225,6 +225,31 @@ fn a_newer_release_supersedes_what_was_begun() {
     let client = scene::get(&c, &[SOURCE], &new, &out, &[]);
     let got = scene::arrive(&client, &new, &out, LIMIT);
     got.row("another release on the old one's work", "");
+    assert_eq!(contents(&folder), ["got"]);
+}
+
+#[test]
+fn a_newer_release_on_the_air_takes_the_place_of_the_one_on_its_way() {
+    let Some(lab) = Lab::enter("a_newer_release_on_the_air_takes_the_place_of_the_one_on_its_way") else {
+        return;
+    };
+    let (s, c) = scene::pair(&lab);
+    let (old, new) = releases(&lab, 8 * MIB, "256KiB");
+    let folder = lab.fresh_dir("target");
+    let out = folder.join("got");
+    let server = scene::serve(&s, &old, RATE, &[]);
+    let client = scene::get(&c, &[SOURCE], &old, &out, &[]);
+    scene::wait_received(&c, &client, old.size / 2, LIMIT);
+    drop(server);
+    // The older one again, under the newer one's nose: it stays with what is newest.
+    let server = scene::serve(&s, &new, RATE, &[]);
+    until("the newer release to begin", LIMIT, || {
+        client.stdout().matches(r#""event":"started""#).count() == 2
+    });
+    let _older = scene::serve(&s, &old, RATE, &["--phase", "1"]);
+    let got = scene::arrive(&client, &new, &out, LIMIT);
+    assert!(server.is_alive() && client.stderr().contains("no longer sent as it was"), "{client}");
+    got.row("a newer release on the air", "");
     assert_eq!(contents(&folder), ["got"]);
 }
 
