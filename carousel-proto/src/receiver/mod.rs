@@ -836,6 +836,40 @@ mod tests {
         assert_eq!(counted, Some(1), "the manifest; the page was wrong");
     }
 
+    /// The packet of a manifest that nobody has signed.
+    fn unsigned(seq: u64, name: &str) -> Vec<u8> {
+        let manifest = Manifest { seq, name: name.into(), ..crate::manifest::tests::sample() };
+        let bytes = manifest.emit();
+        let envelope = Envelope { manifest: &bytes, algorithm: 0, signature: &[] };
+        let header = &BUNDLE[record_len(1188)..][..16];
+        let mut prefix = [0; PREFIX_LEN];
+        emit_prefix(&mut prefix, Kind::Manifest, Sequence(0), manifest.checksum(), instance_of(&bytes));
+        [&prefix[..], header, &envelope.emit(1188).unwrap()].concat()
+    }
+
+    #[test]
+    fn only_silence_lets_a_release_go_and_only_for_one_that_is_no_older() {
+        let mut receiver = Receiver::new(Trust::Anyone, 0);
+        let mut now = (0..).step_by(CHECK_EVERY_NS as usize);
+        let mut begins = |receiver: &mut Receiver, seq, name| {
+            receiver.handle_packet(now.next().unwrap(), ChannelId(0), &unsigned(seq, name));
+            match receiver.poll_output() {
+                Some(Output::Started(manifest)) => Some(manifest.seq),
+                _ => None,
+            }
+        };
+        assert_eq!(begins(&mut receiver, 5, "a"), Some(5));
+        assert_eq!(begins(&mut receiver, 6, "a"), None, "the other is on its way");
+        receiver.handle_silence(true);
+        assert_eq!(begins(&mut receiver, 4, "a"), None, "older");
+        assert_eq!(begins(&mut receiver, 6, "b"), None, "something else");
+        assert_eq!(begins(&mut receiver, 6, "a"), Some(6));
+        assert_eq!(begins(&mut receiver, 7, "a"), None, "this one has only begun");
+        receiver.handle_silence(true);
+        receiver.handle_silence(false);
+        assert_eq!(begins(&mut receiver, 7, "a"), None);
+    }
+
     /// Every packet of the tiny bundle's cycle.
     fn cycle() -> (Vec<Vec<u8>>, Geometry) {
         let envelope = Envelope::parse(&BUNDLE[record_len(1188) + 16..]).unwrap();
