@@ -8,6 +8,7 @@ pub mod bars;
 pub mod bins;
 pub mod chart;
 pub mod deployment;
+pub mod document;
 pub mod figures;
 pub mod forgery;
 pub mod fuzz;
