@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 # Fuzzes for ten minutes each:      tests/fuzz.sh
 # only one, for an hour:            tests/fuzz.sh --seconds 3600 receiver
-# only what is known already:       tests/fuzz.sh --seconds 0
+# so many inputs, always the same:  tests/fuzz.sh --runs 20000
 #
 # What it finds it leaves in fuzz/findings; copy it into fuzz/corpus/NAME once it is mended, then it is a test for ever.
 # What is merely interesting goes into fuzz/corpus by --keep, as few files as possible.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/fuzz"
-seconds=600 keep=''
+limit=-max_total_time=600 keep='' same=''
 while [ $# -gt 0 ]; do
   case $1 in
-    --seconds) seconds=$2 && shift 2 ;;
+    --seconds) limit=-max_total_time=$2 && shift 2 ;;
+    --runs) limit=-runs=$2 same=1 && shift 2 ;;
     --keep) keep=1 && shift ;;
-    -*) printf 'fuzz.sh: what is %s? There are --seconds N, --keep and names\n' "$1" >&2 && exit 2 ;;
+    -*) printf 'fuzz.sh: what is %s? There are --seconds N, --runs N, --keep and names\n' "$1" >&2 && exit 2 ;;
     *) break ;;
   esac
 done
@@ -32,8 +33,16 @@ for name in $targets; do
   mkdir -p "corpus/$name" "$target_dir/corpus/$name" findings
   printf '=== %s\n' "$name"
   options=(-rss_limit_mb=2048 -timeout=20 -max_len=4096 -print_final_stats=1 "-artifact_prefix=findings/$name-")
-  if [ "$seconds" -eq 0 ]; then options+=(-runs=0); else options+=("-max_total_time=$seconds"); fi
-  CAROUSEL_FUZZ=$name "$fuzzer" "${options[@]}" "$target_dir/corpus/$name" "corpus/$name" 2>"$target_dir/$name.log" || {
+  options+=("$limit")
+  # What earlier runs found interesting would make it another run each time.
+  corpora=("corpus/$name")
+  if [ -n "$same" ]; then
+    rm -rf "$target_dir/new" && mkdir "$target_dir/new"
+    options+=(-seed=1) corpora=("$target_dir/new" "${corpora[@]}")
+  else
+    corpora=("$target_dir/corpus/$name" "${corpora[@]}")
+  fi
+  CAROUSEL_FUZZ=$name "$fuzzer" "${options[@]}" "${corpora[@]}" 2>"$target_dir/$name.log" || {
     tail -n 40 "$target_dir/$name.log" >&2
     printf 'fuzz.sh: %s failed; all of it is in %s\n' "$name" "$target_dir/$name.log" >&2
     exit 1

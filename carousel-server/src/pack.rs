@@ -209,7 +209,7 @@ impl Writer {
         let values = Mutex::new(vec![[0; 32]; blocks as usize]);
         let next = AtomicU32::new(0);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let workers = (WORK_MEMORY / block_memory(self.layout.geometry())).clamp(1, cores);
+        let workers = (WORK_MEMORY / block_memory(self.layout.geometry()).max(1)).clamp(1, cores);
         let worker = || -> Result<(), Failure> {
             let mut worker = Worker::new(self);
             loop {

@@ -166,7 +166,7 @@ fn two_hundred_hosts_are_cheap() {
         "200 hosts with a program each",
         &[("raised in", &format!("{raised:.1?}")), ("CPU to watch them", &format!("{:.1} %", share * 100.0))],
     );
-    assert!(raised < Duration::from_secs(10), "{raised:?}");
+    assert!(raised < Duration::from_secs(60), "{raised:?}"); // half a second where there is nothing else to do
     assert!(share < 0.06, "{share}");
     for sleep in sleeps {
         sleep.kill(Signal::SIGTERM);

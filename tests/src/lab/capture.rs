@@ -5,11 +5,12 @@
 //! See packet(7).
 #![allow(unsafe_code)]
 
-use super::Host;
-use nix::sys::socket::{setsockopt, sockopt};
+use super::{Host, process::until};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 use socket2::{Domain, SockAddr, SockFilter, Socket, Type};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::mem::{offset_of, zeroed};
+use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,6 +53,9 @@ impl<S: Send + 'static> Capture<S> {
         let socket = host
             .within(|| open(interface))
             .unwrap_or_else(|e| panic!("host {}: cannot capture on {interface}: {e}", host.name()));
+        until("the kernel to stamp packets", Duration::from_secs(20), || {
+            host.within(are_stamped).unwrap_or_else(|e| panic!("host {}: {e}", host.name()))
+        });
         let stop = Arc::new(AtomicU64::new(u64::MAX));
         let stopped = stop.clone();
         let run = move || {
@@ -71,8 +75,7 @@ impl<S: Send + 'static> Capture<S> {
 
     /// Ends it: what `look` made of the packets, and how many it missed because they came too fast.
     pub fn finish(self) -> (S, u64) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.stop.store(now.as_nanos() as u64, Ordering::Relaxed);
+        self.stop.store(since_1970().as_nanos() as u64, Ordering::Relaxed);
         match self.thread.join() {
             Ok(Ok(end)) => end,
             Ok(Err(e)) => panic!("the capture broke: {e}"),
@@ -116,6 +119,29 @@ fn open(interface: &str) -> io::Result<Socket> {
     }?;
     socket.bind(&address)?;
     Ok(socket)
+}
+
+/// Whether packets carry the time at which they passed. The kernel begins with that some time after the first socket
+/// asked for it, on a busy machine after seconds; until then they have the time at which they are read.
+fn are_stamped() -> io::Result<bool> {
+    let (from, to) = (UdpSocket::bind("[::1]:0")?, UdpSocket::bind("[::1]:0")?);
+    setsockopt(&to, sockopt::ReceiveTimestampns, &true)?;
+    to.set_read_timeout(Some(Duration::from_secs(1)))?;
+    from.send_to(b"?", to.local_addr()?)?;
+    let sent = since_1970();
+    thread::sleep(Duration::from_millis(1)); // so that reading it is another moment
+    let (mut byte, mut control) = ([0], nix::cmsg_space!(libc::timespec));
+    let mut vectors = [IoSliceMut::new(&mut byte)];
+    let got = recvmsg::<()>(to.as_raw_fd(), &mut vectors, Some(&mut control), MsgFlags::empty())?;
+    let stamps = got.cmsgs()?.filter_map(|message| match message {
+        ControlMessageOwned::ScmTimestampns(at) => Some(Duration::from(at)),
+        _ => None,
+    });
+    Ok(stamps.last().is_some_and(|at| at <= sent))
+}
+
+fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Frames that the kernel could not queue for us.
