@@ -10,7 +10,7 @@ use carousel_proto::schedule::{Item, Layout, MAX_ROUNDS_LOG2};
 use carousel_proto::wire::{Checksum, IP_UDP_LEN, Instance, PREFIX_LEN, RECORD_HEADER_LEN};
 use memmap2::{Advice, Mmap};
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Bytes that are asked of the disk at a time: few requests, and little memory beside many channels.
@@ -100,6 +100,10 @@ pub struct Bundle {
     pub instance: Instance,
     pub signed: bool,
     manifest_bytes: Vec<u8>,
+    /// Manifest and signature, as they are sent.
+    manifest_body: Vec<u8>,
+    /// Device and inode of the file.
+    file: (u64, u64),
     places: Places,
     map: Mmap,
 }
@@ -110,8 +114,9 @@ impl Bundle {
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let file = File::open(path).map_err(|e| Failure::reading(path, &e))?;
         let head = head_of(&file, path)?;
-        // SAFETY: the map is read-only and private to this struct. Somebody who truncates the file under a
-        // running server ends that server with SIGBUS; bundles are replaced by rename, which is harmless.
+        let metadata = file.metadata().map_err(|e| Failure::reading(path, &e))?;
+        // SAFETY: the map is read-only and private to this struct, and only the kernel reads it while it is sent, who
+        // reports EFAULT where somebody has cut the file short. Bundles are replaced by rename, which is harmless.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Failure::reading(path, &e))?;
         let envelope = head.envelope()?;
         let manifest_bytes = envelope.manifest.to_vec();
@@ -127,6 +132,8 @@ impl Bundle {
             instance,
             signed,
             manifest_bytes,
+            manifest_body: head.manifest_body,
+            file: (metadata.dev(), metadata.ino()),
             layout: head.layout,
             places,
             map,
@@ -139,9 +146,10 @@ impl Bundle {
         &self.manifest_bytes
     }
 
-    /// Whether the other one sends the same packets: the manifest says all of it, down to the last hash.
+    /// Whether the other one sends the same packets, about which the manifest says all, down to the last hash, and from
+    /// the same file: an old file would keep its room on the disk, and may be damaged.
     pub fn is_same(&self, other: &Self) -> bool {
-        self.record(Item::Manifest) == other.record(Item::Manifest)
+        (&self.manifest_body, self.file) == (&other.manifest_body, other.file)
     }
 
     /// Bytes of one packet, IPv6 header included.

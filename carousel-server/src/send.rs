@@ -198,6 +198,12 @@ impl Link {
             Some(libc::EINVAL) if self.target.source.is_some() => {
                 "this host does not have the --source address on that interface".to_owned()
             }
+            // The kernel found no page where the mapped file no longer is.
+            Some(libc::EFAULT) => {
+                "the bundle became shorter while it is sent: put a whole one in its place with mv, not cp, and \
+                 send SIGHUP"
+                    .to_owned()
+            }
             Some(libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::ENETDOWN | libc::ENODEV) => {
                 format!("{}: is the interface up, and has it an IPv6 address?", plain(error))
             }

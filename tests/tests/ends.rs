@@ -169,6 +169,24 @@ fn full_disk_shows_where_room_cannot_be_reserved() {
 }
 
 #[test]
+fn a_bundle_that_is_cut_short_is_named_and_replaced() {
+    let Some(lab) = Lab::enter("a_bundle_that_is_cut_short_is_named_and_replaced") else { return };
+    let (s, c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), 4 << 20, &[]);
+    let whole = lab.file("whole");
+    fs::copy(&packed.bundle, &whole).unwrap();
+    let server = scene::serve(&s, &packed, "20M", &[]);
+    scene::wait_sending(&s, &server);
+    fs::OpenOptions::new().write(true).open(&packed.bundle).unwrap().set_len(8192).unwrap();
+    until("the server to notice", LIMIT, || server.stderr().contains("became shorter"));
+    fs::rename(&whole, &packed.bundle).unwrap();
+    server.kill(Signal::SIGHUP);
+    let out = lab.file("got");
+    scene::arrive(&scene::get(&c, &[SOURCE], &packed, &out, &[]), &packed, &out, LIMIT);
+    assert!(server.is_alive(), "{server}");
+}
+
+#[test]
 fn stale_object_and_failing_hook_have_codes_of_their_own() {
     let Some(lab) = Lab::enter("stale_object_and_failing_hook_have_codes_of_their_own") else { return };
     let (s, c) = scene::pair(&lab);
