@@ -286,7 +286,7 @@ impl Status {
             "exit_code": self.end.as_ref().map(|(code, _)| code),
             "error": self.end.as_ref().and_then(|(_, message)| message.as_ref()),
             "name": object.map(|o| &o.name), "size": object.map(|o| o.size), "seq": object.map(|o| o.seq),
-            "digest": object.map(|o| &o.digest), "path": self.path,
+            "digest": object.map(|o| &o.digest), "path": self.path.as_deref().map(Path::to_string_lossy),
             "share": standing.share(), "rate": rate.round(), "loss": loss(standing), "seconds_left": left,
             "cycles": self.cycles(), "tier": standing.tier, "bytes_received": bytes,
             "packets_received": c.received, "packets_lost": standing.lost, "packets_duplicate": c.duplicate,
