@@ -777,12 +777,12 @@ impl<'a> Engine<'a> {
     /// The channels that something came from.
     fn heard(&self) -> Vec<Heard> {
         let counts = self.receiver.channel_counts().zip(self.receiver.bursts());
-        let heard = |(channel, (count, bursts)): (&Channel, (ChannelCount, &Bursts))| {
+        let heard = |(number, (channel, (count, bursts))): (usize, (&Channel, (ChannelCount, &Bursts)))| {
             let (group, port, tier) = (channel.group, channel.origin.port, channel.tier);
             let (source, first_packet) = (channel.source?, channel.first_packet?);
-            Some(Heard { source, group, port, tier, first_packet, count, bursts: *bursts })
+            Some(Heard { number, source, group, port, tier, first_packet, count, bursts: *bursts })
         };
-        self.channels.iter().zip(counts).filter_map(heard).collect()
+        self.channels.iter().zip(counts).enumerate().filter_map(heard).collect()
     }
 }
 

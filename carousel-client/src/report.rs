@@ -37,6 +37,8 @@ pub struct Standing {
 
 /// A source that was heard in a group.
 pub struct Heard {
+    /// Its number, which stays the same.
+    pub number: usize,
     pub source: Ipv6Addr,
     pub group: Ipv6Addr,
     pub port: u16,

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The files are written so often.
 const EVERY: Duration = Duration::from_secs(1);
-/// Channels that are metrics of their own. Where any source may send, strangers decide how many there are; what is
-/// above this number is one channel more.
+/// Channels that are metrics of their own, by their number. Where any source may send, strangers decide how many there are; what is
+/// above is one channel more.
 const MOST_CHANNELS: usize = 32;
 
 const INFO: Metric = Metric::gauge("carousel_client_info", "Always 1. The version is a label.");
@@ -156,6 +156,9 @@ pub struct Status {
     object: Option<Object>,
     path: Option<PathBuf>,
     view: View,
+    /// Packets lost, on all channels and on each by its number, as metrics have them. They must not go down, and so what
+    /// comes late after all stays counted.
+    lost: (u64, Vec<u64>),
     /// How it ended: exit code and what went wrong.
     end: Option<(u8, Option<String>)>,
 }
@@ -183,6 +186,7 @@ impl Status {
             object: None,
             path: None,
             view: View::default(),
+            lost: (0, Vec::new()),
             end: None,
         };
         let paths = status.into_iter().chain(metrics).map(Path::to_owned);
@@ -218,6 +222,12 @@ impl Status {
 
     /// Where it stands now.
     pub fn show(&mut self, view: View) {
+        let (all, each) = &mut self.lost;
+        *all = view.standing.lost.max(*all);
+        for heard in &view.heard {
+            each.resize(each.len().max(heard.number + 1), 0);
+            each[heard.number] = heard.count.lost.max(each[heard.number]);
+        }
         self.view = view;
         self.publish();
     }
@@ -325,7 +335,7 @@ impl Status {
             (&SYMBOLS, c.symbols),
             (&BYTES, *bytes),
             (&RECEIVED, c.received),
-            (&LOST, standing.lost),
+            (&LOST, self.lost.0),
             (&DUPLICATE, c.duplicate),
             (&REJECTED, c.rejected),
             (&OVERFLOWED, standing.overflowed),
@@ -347,13 +357,14 @@ impl Status {
         file.finish()
     }
 
-    /// A bounded number of channels. Those that were heard first stay by themselves for ever.
+    /// A bounded number of channels. Which are by themselves stays the same.
     fn channels(&self, own: &Labels) -> Vec<Channel> {
         let labels = |source: &str, group: &str, port: &str, tier: &str| {
             own.and("source", source).and("group", group).and("port", port).and("tier", tier)
         };
-        let heard = &self.view.heard;
-        let (first, others) = heard.split_at(heard.len().min(MOST_CHANNELS));
+        let lost = |h: &Heard| self.lost.1.get(h.number).copied().unwrap_or_default();
+        let (first, others): (Vec<_>, Vec<_>) =
+            self.view.heard.iter().partition(|heard| heard.number < MOST_CHANNELS);
         let mut channels: Vec<Channel> = first
             .iter()
             .map(|h| Channel {
@@ -363,7 +374,7 @@ impl Status {
                     &h.port.to_string(),
                     &h.tier.to_string(),
                 ),
-                count: h.count,
+                count: ChannelCount { lost: lost(h), ..h.count },
                 first_packet: Some(h.first_packet),
                 bursts: h.bursts,
             })
@@ -373,7 +384,7 @@ impl Status {
             let mut all = Channel { labels, ..Channel::default() };
             for other in others {
                 all.count.received += other.count.received;
-                all.count.lost += other.count.lost;
+                all.count.lost += lost(other);
                 all.bursts.merge(&other.bursts);
             }
             channels.push(all);
