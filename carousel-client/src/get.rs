@@ -24,6 +24,7 @@ use carousel_proto::signature::Key;
 use carousel_proto::tiers::{Kind, Mode};
 use carousel_proto::trust::{Trust, not_a_public_key};
 use carousel_proto::wire::{HEADER_LEN, IP_UDP_LEN};
+use carousel_published::folder_of;
 use crossbeam_channel::{Receiver as Queue, Sender, TryRecvError, never};
 use nix::libc;
 use std::fs::File;
@@ -192,11 +193,6 @@ fn read_key(path: &Path) -> Result<Key, Failure> {
     let text = std::fs::read_to_string(path).map_err(|e| Failure::reading(path, &e))?;
     Key::parse(&text)
         .ok_or_else(|| Failure::usage(format!("{}: {}", path.display(), not_a_public_key(&text))))
-}
-
-/// The folder that a file is in.
-fn folder_of(file: &Path) -> &Path {
-    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// What `--out` means: a file, or a folder in which the object keeps its own name.

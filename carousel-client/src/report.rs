@@ -246,7 +246,7 @@ impl Report {
                 })
                 .collect();
             emit(&json!({
-                "event": "done", "name": manifest.name, "path": path, "size": manifest.size,
+                "event": "done", "name": manifest.name, "path": path.to_string_lossy(), "size": manifest.size,
                 "digest": hex(&manifest.digest), "seq": manifest.seq, "seconds": seconds,
                 "tail_seconds": tail.as_secs_f64(), "packets_received": c.received, "packets_lost": standing.lost,
                 "packets_duplicate": c.duplicate, "packets_rejected": c.rejected,

@@ -189,9 +189,9 @@ impl Status {
             lost: (0, Vec::new()),
             end: None,
         };
-        let paths = status.into_iter().chain(metrics).map(Path::to_owned);
-        if new.wanted.contains(&true) {
-            new.publisher = Some(Publisher::new(paths, &new.contents())?);
+        let paths: Vec<&Path> = status.into_iter().chain(metrics).collect();
+        if !paths.is_empty() {
+            new.publisher = Some(Publisher::new(&paths, &new.contents())?);
         }
         Ok(new)
     }

@@ -1,4 +1,4 @@
-//! Two files that others read while a server runs: a reader finds the old contents or the new ones, never a part.
+//! The files that others read while a server runs.
 //!
 //! The server itself may not write (see [`crate::syscalls`]). So a process of its own does, which is started before there
 //! are bundles, secrets, threads or a sandbox, and has a sandbox of another kind: it reads one pipe, replaces these files
@@ -9,18 +9,17 @@
 
 use crate::sandbox;
 use carousel_proto::outcome::{Failure, Outcome, plain};
+use carousel_published::Published;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, pipe2};
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The end of the server waits so long for the last contents to be written.
@@ -40,13 +39,11 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Tries to write each of the files, so that a wrong path is found at once, and starts the process that will. This
+    /// Writes each of the files, so that a wrong path is found at once, and starts the process that will. This
     /// process must have one thread only.
     pub fn new(paths: &[&Path], contents: &[String], is_open: bool) -> Result<Self, Failure> {
-        let mut files: Vec<Published> = paths.iter().map(|path| Published::new(path)).collect();
-        for (file, text) in files.iter_mut().zip(contents) {
-            file.begin(text)?;
-        }
+        let files = paths.iter().zip(contents).map(|(path, text)| Published::new(path, text));
+        let mut files = files.collect::<Result<Vec<_>, _>>()?;
         let failed = |e: Errno| {
             let why = plain(&e.into());
             Failure::new(Outcome::Failed, format!("the process that writes the status cannot start: {why}"))
@@ -143,7 +140,7 @@ fn write_until_closed(files: &mut [Published], inside: OwnedFd, is_open: bool) {
     let _ = signals.thread_block();
     let _ = fs::write("/proc/self/comm", "carousel-status"); // its name for `ps`
     if !is_open {
-        let folders: Vec<&Path> = files.iter().map(|file| folder_of(&file.path)).collect();
+        let folders: Vec<&Path> = files.iter().map(Published::folder).collect();
         sandbox::enter_as_writer(&folders);
     }
     let mut inside = File::from(inside);
@@ -162,95 +159,4 @@ fn write_until_closed(files: &mut [Published], inside: OwnedFd, is_open: bool) {
         }
         files.iter_mut().zip(&contents).for_each(|(file, text)| file.replace(text));
     }
-}
-
-fn folder_of(file: &Path) -> &Path {
-    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// One file.
-struct Published {
-    path: PathBuf,
-    /// Beside it. The name does not end like the file's: nobody takes it for one.
-    new: PathBuf,
-    /// What is wrong at the moment, so that it is said once.
-    trouble: Option<String>,
-}
-
-impl Published {
-    fn new(path: &Path) -> Self {
-        let mut name = OsString::from(".");
-        name.push(path.file_name().unwrap_or_default());
-        name.push(".new");
-        Self { new: path.with_file_name(name), path: path.to_owned(), trouble: None }
-    }
-
-    fn begin(&mut self, text: &str) -> Result<(), Failure> {
-        if self.path.is_dir() || self.path.file_name().is_none() {
-            let path = self.path.display();
-            return Err(Failure::usage(format!("{path}: is a folder; name the file to write there")));
-        }
-        match self.write(text.as_bytes()) {
-            Err(error) if is_wrong(error.kind()) => {
-                let remedy = "name a file in a folder that is there and can be written to";
-                Err(Failure::storage(format!("{}: {}; {remedy}", self.path.display(), plain(&error))))
-            }
-            Err(error) => {
-                self.complain(&error);
-                Ok(())
-            }
-            Ok(()) => Ok(()),
-        }
-    }
-
-    fn replace(&mut self, text: &[u8]) {
-        match self.write(text) {
-            Err(error) => self.complain(&error),
-            Ok(()) if self.trouble.take().is_some() => {
-                tracing::info!("{}: written again", self.path.display());
-            }
-            Ok(()) => {}
-        }
-    }
-
-    /// Not synced: what it says is old after a power cut anyhow.
-    fn write(&self, text: &[u8]) -> io::Result<()> {
-        let written = create(&self.new).and_then(|mut file| {
-            // Other users read it, whatever the umask is: node_exporter is one.
-            file.set_permissions(Permissions::from_mode(0o644))?;
-            file.write_all(text)?;
-            drop(file);
-            fs::rename(&self.new, &self.path)
-        });
-        if written.is_err() {
-            let _ = fs::remove_file(&self.new);
-        }
-        written
-    }
-
-    fn complain(&mut self, error: &io::Error) {
-        let text = plain(error);
-        if self.trouble.as_ref() != Some(&text) {
-            tracing::warn!("{} cannot be written: {text}; going on without", self.path.display());
-            self.trouble = Some(text);
-        }
-    }
-}
-
-/// A new file, never one that was there, nor where a link leads: the folder may be everybody's.
-fn create(path: &Path) -> io::Result<File> {
-    let create = || OpenOptions::new().write(true).create_new(true).mode(0o644).open(path);
-    match create() {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            fs::remove_file(path)?; // of somebody who was killed
-            create()
-        }
-        other => other,
-    }
-}
-
-/// What will be no better later.
-fn is_wrong(kind: ErrorKind) -> bool {
-    use ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
-    matches!(kind, IsADirectory | NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem)
 }
