@@ -85,6 +85,7 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # Program and the package that brings it.
 tools="ip:iproute2 ss:iproute2 tc:iproute2 bridge:iproute2 nft:nftables ethtool:ethtool strace:strace
        minisign:minisign faketime:faketime mkfs.ext2:e2fsprogs unshare:util-linux nsenter:util-linux
+       promtool:prometheus prometheus-node-exporter:prometheus-node-exporter
        setsid:util-linux setpriv:util-linux mount:mount timeout:coreutils xargs:findutils cc:build-essential
        knotd:knot kzonecheck:knot-dnssecutils named-checkzone:bind9-utils nsd-checkzone:nsd unbound:unbound"
 

@@ -159,6 +159,13 @@ pub struct Get {
     /// No progress on stderr
     #[arg(long, short)]
     pub quiet: bool,
+    /// Where the transfer stands, as one JSON object in a file that is replaced every second
+    #[arg(long, value_name = "FILE")]
+    pub status: Option<PathBuf>,
+    /// The same as metrics for Prometheus, for the textfile collector of node_exporter: FOLDER/NAME.prom. The name
+    /// tells transfers apart
+    #[arg(long, value_name = "FILE")]
+    pub metrics: Option<PathBuf>,
     /// Run this by `sh -c` when the object is complete (environment: CAROUSEL_PATH, _NAME, _SEQ, _DIGEST, _SIZE)
     #[arg(long, value_name = "CMD")]
     pub on_complete: Option<String>,

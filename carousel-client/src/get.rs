@@ -11,6 +11,7 @@ use crate::report::{Heard, Report, Standing};
 use crate::sandbox::{self, Dns, Reach};
 use crate::ssm::Batch;
 use crate::state::State;
+use crate::status::{Status, View};
 use crate::tuner::{Choice, Offer, Origin, Step, Tuner};
 use crate::writer::WorkFile;
 use carousel_proto::authority::{Authority, Memory};
@@ -18,11 +19,12 @@ use carousel_proto::geometry::{Geometry, Sbn};
 use carousel_proto::keys::SignedKeys;
 use carousel_proto::manifest::Manifest;
 use carousel_proto::outcome::{Failure, Outcome, plain};
-use carousel_proto::receiver::{ChannelCount, ChannelId, Output, Receiver, Verdict, place_of};
+use carousel_proto::receiver::{Bursts, ChannelCount, ChannelId, Output, Receiver, Verdict, place_of};
 use carousel_proto::signature::Key;
 use carousel_proto::tiers::{Kind, Mode};
 use carousel_proto::trust::{Trust, not_a_public_key};
 use carousel_proto::wire::{HEADER_LEN, IP_UDP_LEN};
+use carousel_published::folder_of;
 use crossbeam_channel::{Receiver as Queue, Sender, TryRecvError, never};
 use nix::libc;
 use std::fs::File;
@@ -46,8 +48,16 @@ const SMALL_BUFFER: usize = 1 << 20;
 /// Where nameservers answer that have no port of their own.
 const DNS_PORT: u16 = 53;
 
-/// `get`.
+/// `get`. However it ends, the status says so.
 pub fn get(arguments: &cli::Get) -> Result<(), Failure> {
+    let (file, metrics) = (arguments.status.as_deref(), arguments.metrics.as_deref());
+    let mut status = Status::new(file, metrics, arguments.service.as_deref())?;
+    let ended = fetch(arguments, &mut status);
+    status.end(ended.as_ref().err());
+    ended
+}
+
+fn fetch(arguments: &cli::Get, status: &mut Status) -> Result<(), Failure> {
     let state = arguments.state.as_deref().map(State::open).transpose()?;
     let trust = trust(arguments, state.as_ref())?;
     let target = Target::new(arguments);
@@ -67,14 +77,20 @@ pub fn get(arguments: &cli::Get) -> Result<(), Failure> {
         test_loss: arguments.test_loss,
     };
     enter_sandbox(arguments, target.folder());
+    status.start()?;
     let (tuner, updates) = what_to_join(arguments)?;
-    let mut engine = Engine::new(arguments, trust, Files { state, target, early, seed }, tuner, updates);
+    let mut engine =
+        Engine::new(arguments, trust, Files { state, target, early, seed, status }, tuner, updates);
     let failed = |e| Failure::new(Outcome::Failed, format!("a pipe cannot be made: {}", plain(&e)));
     let reception = Reception::new(settings).map_err(failed)?;
-    let manifest = engine.run(reception, &stop).map_err(|failure| engine.put_away(failure))?;
+    let ended = engine.run(reception, &stop).map_err(|failure| engine.put_away(failure));
+    engine.receiver.handle_end();
+    engine.show();
+    let manifest = ended?;
     let path = engine.finish(&manifest)?;
     let tail = engine.sated.map(|since| since.elapsed()).unwrap_or_default();
     engine.report.done(&manifest, &path, &engine.standing(), &engine.heard(), tail);
+    engine.status.verified(&path);
     hook.map_or(Ok(()), |hook| hook.run(&path, &manifest))?;
     engine.handed_over()
 }
@@ -88,7 +104,8 @@ fn enter_sandbox(arguments: &cli::Get, folder: &Path) {
     let port = arguments.dns.nameserver.map_or(DNS_PORT, |address| address.port());
     let dns = Dns { trust_anchor: arguments.dns.trust_anchor.as_deref(), port };
     let state = arguments.state.as_deref();
-    sandbox::enter(&Reach { folder, state, dns: arguments.service.is_some().then_some(dns) });
+    let published = arguments.status.iter().chain(&arguments.metrics).map(|file| folder_of(file)).collect();
+    sandbox::enter(&Reach { folder, state, published, dns: arguments.service.is_some().then_some(dns) });
 }
 
 /// Sources and groups, as the command line names them or as DNS knows them.
@@ -195,8 +212,7 @@ impl Target {
 
     /// Where it and its work file are.
     fn folder(&self) -> &Path {
-        let folder = if self.is_folder { Some(&*self.out) } else { self.out.parent() };
-        folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+        if self.is_folder { &self.out } else { folder_of(&self.out) }
     }
 
     fn path_now(&self) -> Option<PathBuf> {
@@ -210,12 +226,13 @@ impl Target {
 }
 
 /// What of the disk a transfer has to do with.
-struct Files {
+struct Files<'a> {
     state: Option<State>,
     target: Target,
     /// The work file, where the target's name is known at once.
     early: Option<WorkFile>,
     seed: Option<Arc<File>>,
+    status: &'a mut Status,
 }
 
 struct Engine<'a> {
@@ -223,6 +240,7 @@ struct Engine<'a> {
     receiver: Receiver,
     state: Option<State>,
     report: Report,
+    status: &'a mut Status,
     target: Target,
     work: Option<WorkFile>,
     manifest: Option<Box<Manifest>>,
@@ -235,6 +253,8 @@ struct Engine<'a> {
     updates: Queue<Offer>,
     /// Everything that was ever joined; the index is the [`ChannelId`].
     channels: Vec<Channel>,
+    /// Bytes of all packets, headers included.
+    bytes: u64,
     began: Instant,
     /// Nanoseconds in which this program ran: time in which it was stopped, by a signal or a debugger, is nobody's
     /// silence.
@@ -271,12 +291,19 @@ struct Channel {
 }
 
 impl<'a> Engine<'a> {
-    fn new(arguments: &'a cli::Get, trust: Trust, files: Files, tuner: Tuner, updates: Queue<Offer>) -> Self {
+    fn new(
+        arguments: &'a cli::Get,
+        trust: Trust,
+        files: Files<'a>,
+        tuner: Tuner,
+        updates: Queue<Offer>,
+    ) -> Self {
         Self {
             arguments,
             receiver: Receiver::new(trust, unix_time()),
             state: files.state,
             report: Report::new(arguments.json, arguments.quiet),
+            status: files.status,
             target: files.target,
             work: files.early,
             manifest: None,
@@ -286,6 +313,7 @@ impl<'a> Engine<'a> {
             tuner,
             updates,
             channels: Vec::new(),
+            bytes: 0,
             began: Instant::now(),
             clock: 0,
             grown: (0, 0),
@@ -360,6 +388,7 @@ impl<'a> Engine<'a> {
         let now = self.began.elapsed().as_nanos() as u64;
         tracing::trace!(packets = batch.packets().count(), "batch");
         for (bytes, source) in batch.packets() {
+            self.bytes += (IP_UDP_LEN + bytes.len()) as u64;
             let channel = self.channel(source, place);
             self.handle_packet(now, channel, bytes, reception)?;
         }
@@ -504,6 +533,7 @@ impl<'a> Engine<'a> {
         let threads = self.arguments.threads;
         let (jobs, answers) =
             decode::start(&work.file(), &path, self.seed.as_ref(), geometry, threads, bell)?;
+        self.status.started(&manifest, &geometry);
         self.report.started(&manifest, IP_UDP_LEN + HEADER_LEN + geometry.symbol_len());
         self.grown = (self.clock, 0);
         (self.jobs, self.answers) = (Some(jobs), answers);
@@ -670,6 +700,9 @@ impl<'a> Engine<'a> {
         }
         let standing = self.standing();
         self.report.progress(&standing);
+        if self.status.is_due() {
+            self.show();
+        }
         if standing.symbols > self.grown.1 || self.decoding > 0 {
             self.grown = (self.clock, standing.symbols);
         }
@@ -745,13 +778,22 @@ impl<'a> Engine<'a> {
         Standing { found, symbols, needed, counters: self.receiver.counters(), lost, overflowed, tier }
     }
 
+    /// Tells whoever reads the status.
+    fn show(&mut self) {
+        let (standing, heard) = (self.standing(), self.heard());
+        let (rate, left) = (self.report.rate(), self.report.left(&standing));
+        self.status.show(View { standing, heard, bytes: self.bytes, rate, left });
+    }
+
     /// The channels that something came from.
     fn heard(&self) -> Vec<Heard> {
-        let heard = |(channel, count): (&Channel, ChannelCount)| {
-            let (group, tier) = (channel.group, channel.tier);
-            Some(Heard { source: channel.source?, group, tier, first_packet: channel.first_packet?, count })
+        let counts = self.receiver.channel_counts().zip(self.receiver.bursts());
+        let heard = |(number, (channel, (count, bursts))): (usize, (&Channel, (ChannelCount, &Bursts)))| {
+            let (group, port, tier) = (channel.group, channel.origin.port, channel.tier);
+            let (source, first_packet) = (channel.source?, channel.first_packet?);
+            Some(Heard { number, source, group, port, tier, first_packet, count, bursts: *bursts })
         };
-        self.channels.iter().zip(self.receiver.channel_counts()).filter_map(heard).collect()
+        self.channels.iter().zip(counts).enumerate().filter_map(heard).collect()
     }
 }
 

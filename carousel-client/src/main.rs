@@ -2,7 +2,7 @@
 //!
 //! [`discovery`] asks DNS what there is, [`tuner`] decides which of it is joined. Wire to disk: [`ssm`] joins and [`receive`] waits for batches of packets; `carousel_proto` parses and judges
 //! them; [`get`] does what its receiver says: [`writer`] puts symbols into the work file, [`decode`] completes
-//! the blocks; [`report`] tells people and programs. One loop, one direction. All of it in a [`sandbox`], but for the
+//! the blocks; [`report`] tells people and programs, [`status`] those who look at files that [`publish`] writes. One loop, one direction. All of it in a [`sandbox`], but for the
 //! command at the end, which has a process of its own: [`hook`].
 
 mod cli;
@@ -13,11 +13,13 @@ mod get;
 mod hook;
 mod interface;
 mod journal;
+mod publish;
 mod receive;
 mod report;
 mod sandbox;
 mod ssm;
 mod state;
+mod status;
 mod thread;
 mod tuner;
 mod writer;

@@ -3,7 +3,7 @@
 use crate::tuner::Step;
 use carousel_proto::keys::Keys;
 use carousel_proto::manifest::Manifest;
-use carousel_proto::receiver::{ChannelCount, Counters};
+use carousel_proto::receiver::{Bursts, ChannelCount, Counters};
 use carousel_proto::tiers::State;
 use carousel_proto::units::{show_rate, show_seconds, show_size};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -21,6 +21,7 @@ const JSON_EVERY: Duration = Duration::from_secs(1);
 const RATE_OVER: Duration = Duration::from_secs(3);
 
 /// Where it stands.
+#[derive(Default)]
 pub struct Standing {
     pub symbols: u64,
     pub needed: u64,
@@ -36,12 +37,23 @@ pub struct Standing {
 
 /// A source that was heard in a group.
 pub struct Heard {
+    /// Its number, which stays the same.
+    pub number: usize,
     pub source: Ipv6Addr,
     pub group: Ipv6Addr,
+    pub port: u16,
     pub tier: usize,
     /// From the join to its first packet: what the network took to set the path up, or how long it was silent.
     pub first_packet: Duration,
     pub count: ChannelCount,
+    pub bursts: Bursts,
+}
+
+impl Standing {
+    /// How much of the object is there, from 0 to 1.
+    pub fn share(&self) -> f64 {
+        self.symbols as f64 / self.needed.max(1) as f64
+    }
 }
 
 /// Tells of one transfer.
@@ -164,7 +176,7 @@ impl Report {
                 if self.rate == 0.0 || rate == 0.0 { rate } else { self.rate + (rate - self.rate) * weight };
             self.window = (now, standing.counters.received);
         }
-        let share = standing.symbols as f64 / standing.needed.max(1) as f64;
+        let share = standing.share();
         if self.json && now.duration_since(self.last_json) >= JSON_EVERY {
             self.last_json = now;
             emit(&json!({
@@ -199,8 +211,13 @@ impl Report {
         )
     }
 
+    /// Bits per second at present.
+    pub fn rate(&self) -> f64 {
+        self.rate
+    }
+
     /// Seconds to the end at the present rate.
-    fn left(&self, standing: &Standing) -> Option<f64> {
+    pub fn left(&self, standing: &Standing) -> Option<f64> {
         let missing = standing.needed.saturating_sub(standing.symbols) as f64;
         (self.rate > 0.0).then(|| missing * self.packet_bits / self.rate)
     }
@@ -229,7 +246,7 @@ impl Report {
                 })
                 .collect();
             emit(&json!({
-                "event": "done", "name": manifest.name, "path": path, "size": manifest.size,
+                "event": "done", "name": manifest.name, "path": path.to_string_lossy(), "size": manifest.size,
                 "digest": hex(&manifest.digest), "seq": manifest.seq, "seconds": seconds,
                 "tail_seconds": tail.as_secs_f64(), "packets_received": c.received, "packets_lost": standing.lost,
                 "packets_duplicate": c.duplicate, "packets_rejected": c.rejected,
@@ -262,11 +279,13 @@ impl Report {
     }
 }
 
-fn loss(standing: &Standing) -> f64 {
+/// The share of the packets that never came.
+pub fn loss(standing: &Standing) -> f64 {
     standing.lost as f64 / (standing.lost + standing.counters.received).max(1) as f64
 }
 
-fn hex(digest: &[u8; 32]) -> String {
+/// A digest for people and programs.
+pub fn hex(digest: &[u8; 32]) -> String {
     blake3::Hash::from_bytes(*digest).to_hex().to_string()
 }
 

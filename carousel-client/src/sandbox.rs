@@ -1,5 +1,5 @@
-//! What a client can no longer do once it is set up: write anywhere but into its target's folder, read much else, run a
-//! program, gain a privilege. It is entered before the first packet or answer is parsed and before the first thread is
+//! What a client can no longer do once it is set up: write anywhere but into its target's folder and those of its state
+//! and status, read much else, run a program, gain a privilege. It is entered before the first packet or answer is parsed and before the first thread is
 //! started, so that all threads are in it.
 //!
 //! A list of system calls that are allowed would be as long as what DNS and its runtime need, which is not ours to know:
@@ -69,6 +69,8 @@ pub struct Reach<'a> {
     pub folder: &'a Path,
     /// What the device remembers, if it does.
     pub state: Option<&'a Path>,
+    /// Where files for others are written, and none is read.
+    pub published: Vec<&'a Path>,
     /// What DNS is asked with, if it is.
     pub dns: Option<Dns<'a>>,
 }
@@ -108,7 +110,7 @@ fn drop_capabilities(reach: &Reach<'_>) -> Result<(), caps::errors::CapsError> {
     caps::set(None, CapSet::Effective, &keep)?;
     let is_ours =
         |m: std::fs::Metadata| m.uid() == nix::unistd::geteuid().as_raw() && m.mode() & 0o300 == 0o300;
-    let mut folders = [reach.folder].into_iter().chain(reach.state);
+    let mut folders = [reach.folder].into_iter().chain(reach.state).chain(reach.published.iter().copied());
     if !folders.all(|folder| folder.metadata().is_ok_and(is_ours)) {
         keep.extend(FOR_FOREIGN_FOLDERS.into_iter().filter(|capability| had.contains(capability)));
         caps::set(None, CapSet::Effective, &keep)?;
@@ -120,7 +122,8 @@ fn drop_capabilities(reach: &Reach<'_>) -> Result<(), caps::errors::CapsError> {
 /// Files and TCP, signals and AF_UNIX sockets of others, as far as the kernel has words for that.
 fn confine(reach: &Reach<'_>) -> Result<RulesetStatus, RulesetError> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let write = read | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeReg | AccessFs::RemoveFile;
+    let replace = AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile;
+    let write = read | replace | AccessFs::Truncate;
     let ports =
         reach.dns.iter().map(|dns| Ok::<_, RulesetError>(NetPort::new(dns.port, AccessNet::ConnectTcp)));
     let status = Ruleset::default()
@@ -129,6 +132,7 @@ fn confine(reach: &Reach<'_>) -> Result<RulesetStatus, RulesetError> {
         .scope(Scope::from_all(LANDLOCK))?
         .create()?
         .add_rules(path_beneath_rules([reach.folder].into_iter().chain(reach.state), write))?
+        .add_rules(path_beneath_rules(&reach.published, replace))?
         .add_rules(path_beneath_rules(PROCESSORS, read))?
         .add_rules(path_beneath_rules(reach.dns.iter().flat_map(Dns::files), read))?
         .add_rules(ports)?

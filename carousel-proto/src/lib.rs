@@ -24,6 +24,7 @@ pub mod receiver;
 pub mod schedule;
 pub mod signature;
 pub mod sources;
+pub mod textfile;
 pub mod tiers;
 pub mod trust;
 pub mod units;

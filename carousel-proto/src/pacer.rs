@@ -85,6 +85,11 @@ impl Pacer {
         self.due(time)
     }
 
+    /// By how much what [`Pacer::poll`] said to send at `now` is too late.
+    pub fn late(&self, now: u64) -> u64 {
+        now.saturating_sub(self.time_of(self.next))
+    }
+
     /// What to do at `now`. To be asked again when a burst has been sent: whatever held that up, a pause follows it.
     pub fn poll(&mut self, now: u64) -> Step {
         if let Some(began) = self.began.take() {
@@ -183,6 +188,8 @@ mod tests {
         let mut pacer = Pacer::new(20_000_000, 1280, START);
         let Step::Wait(first) = pacer.poll(START) else { panic!("nothing is due") };
         assert!(matches!(pacer.poll(first), Step::Send(_, 3)));
+        assert_eq!(pacer.late(first), 0);
+        assert_eq!(pacer.late(first + 5_000_000), 5_000_000);
         // It left five milliseconds later, and meanwhile the next three became due.
         let left = first + 5_000_000;
         assert_eq!(pacer.poll(left), Step::Wait(left + 3 * 512_000 / 4));

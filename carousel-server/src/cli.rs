@@ -293,6 +293,12 @@ pub struct Run {
     /// How long a heartbeat counts: so long can a network withhold a new release unnoticed [default: 1d]
     #[arg(long, value_name = "DURATION", value_parser = parse_life)]
     pub heartbeat_life: Option<u64>,
+    /// What is sent, as one JSON object in a file that is replaced every second
+    #[arg(long, value_name = "FILE")]
+    pub status: Option<PathBuf>,
+    /// The same as metrics for Prometheus, for the textfile collector of node_exporter: FOLDER/NAME.prom
+    #[arg(long, value_name = "FILE")]
+    pub metrics: Option<PathBuf>,
     /// Send one cycle and end
     #[arg(long)]
     pub once: bool,

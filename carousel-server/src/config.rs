@@ -4,6 +4,7 @@ use crate::cli::{parse_address, parse_dscp, parse_life};
 use crate::plan::{DEFAULT_RATE, Plan, Session, Way};
 use crate::sandbox;
 use crate::statements::Files;
+use crate::status;
 use carousel_dns::records::{MAX_CHANNELS, derived_group};
 use carousel_dns::{Ladder, Name, Source};
 use carousel_proto::outcome::Failure;
@@ -41,6 +42,8 @@ struct Document {
     keys: Vec<PathBuf>,
     heartbeat_key: Option<PathBuf>,
     heartbeat_life: Option<Life>,
+    status: Option<PathBuf>,
+    metrics: Option<PathBuf>,
     #[serde(default)]
     session: Vec<Spanned<SessionTable>>,
     #[serde(default)]
@@ -293,7 +296,11 @@ impl Config {
             heartbeat_key: document.heartbeat_key.as_ref().map(|path| folder.join(path)),
             heartbeat_life: document.heartbeat_life.map(|Life(seconds)| seconds),
         };
-        let plan = Plan { sessions, statements };
+        let published = status::Files {
+            status: document.status.as_ref().map(|path| folder.join(path)),
+            metrics: document.metrics.as_ref().map(|path| folder.join(path)),
+        };
+        let plan = Plan { sessions, statements, published };
         plan.check()?;
         Ok(Self { plan, servers })
     }

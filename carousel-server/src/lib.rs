@@ -1,7 +1,7 @@
 //! carousel-server: packs a file once, then sends it for ever and listens to nothing.
 //!
 //! What to send is a [`plan`], from flags or from a [`config`] file; [`run`] keeps a thread for each channel, inside a
-//! [`sandbox`].
+//! [`sandbox`]. Beside it, [`publish`] is a process that writes down the [`status`] of what the threads [`tally`].
 //! Disk to wire: [`send`] asks the schedule *what* and the pacer *when*, [`bundle`] hands the slice,
 //! `carousel_proto::wire` emits the header, [`socket`] makes one system call per burst.
 
@@ -16,13 +16,16 @@ mod nameserver;
 mod namespace;
 mod pack;
 mod plan;
+mod publish;
 mod run;
 mod sandbox;
 mod send;
 mod socket;
 mod statements;
+mod status;
 #[cfg(target_pointer_width = "64")]
 mod syscalls;
+mod tally;
 mod zone;
 
 use carousel_proto::outcome::{Failure, Outcome, one_line};

@@ -5,6 +5,7 @@ use crate::cli;
 use crate::config::Config;
 use crate::socket::Target;
 use crate::statements::{Files, Statements};
+use crate::status;
 use carousel_dns::{Ladder, Name};
 use carousel_proto::outcome::Failure;
 use carousel_proto::schedule::{Layout, Tier};
@@ -21,6 +22,8 @@ pub struct Plan {
     pub sessions: Vec<Session>,
     /// What is sent along with all of them.
     pub statements: Files,
+    /// Where it is told what is sent.
+    pub published: status::Files,
 }
 
 /// All channels of one bundle.
@@ -93,6 +96,8 @@ impl Plan {
             heartbeat_life: arguments.heartbeat_life,
         };
         plan.statements = flags.or(plan.statements);
+        let flags = status::Files { status: arguments.status.clone(), metrics: arguments.metrics.clone() };
+        plan.published = flags.or(plan.published);
         Ok(plan)
     }
 
@@ -119,7 +124,8 @@ impl Plan {
             })
         };
         let sessions: Result<_, String> = bundles.iter().zip(groups_of).map(session).collect();
-        let plan = Self { sessions: sessions.map_err(Failure::usage)?, statements: Files::default() };
+        let sessions = sessions.map_err(Failure::usage)?;
+        let plan = Self { sessions, statements: Files::default(), published: status::Files::default() };
         plan.check().map(|()| plan)
     }
 

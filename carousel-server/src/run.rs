@@ -6,14 +6,17 @@ use crate::plan::{Plan, Work};
 use crate::sandbox::Sandbox;
 use crate::send::{self, Change, NOTICE};
 use crate::socket::{Sender as Socket, Target};
+use crate::status::{Meter, Shown, Status};
+use crate::tally::Tally;
 use carousel_proto::outcome::{Failure, Outcome, plain};
 use carousel_proto::schedule::Tier;
 use carousel_proto::units::{show_rate, show_seconds, show_size};
 use nix::sys::signal::{SigSet, Signal};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Instant;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
 
 /// What the supervisor waits for.
 enum Event {
@@ -26,21 +29,34 @@ enum Event {
 struct Running {
     work: Work,
     changes: Sender<Change>,
+    tally: Arc<Tally>,
+    meter: Meter,
 }
 
 struct Supervisor<'a> {
     arguments: &'a cli::Run,
+    status: &'a mut Status,
     sandbox: Sandbox,
     channels: Vec<Running>,
     /// For the threads.
     events: Sender<Event>,
     /// Threads that have not ended yet.
     alive: usize,
+    /// Told to end: nothing is taken up any more.
+    ending: bool,
 }
 
-/// `run`.
+/// `run`. However it ends, the status says so.
 pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
     let plan = Plan::new(arguments)?;
+    // While there is nothing else that its process could inherit: no bundle, no secret, no thread.
+    let mut status = Status::new(plan.published.clone(), arguments.no_sandbox)?;
+    let ended = send_all(arguments, plan, &mut status);
+    status.end(ended.as_ref().err());
+    ended
+}
+
+fn send_all(arguments: &cli::Run, plan: Plan, status: &mut Status) -> Result<(), Failure> {
     let files = plan.files();
     let works = plan.open()?;
     check_interfaces(&works, &[])?;
@@ -48,7 +64,8 @@ pub fn run(arguments: &cli::Run) -> Result<(), Failure> {
     let sandbox = enter_sandbox(arguments, &files);
     let (events, inbox) = channel();
     catch_signals(arguments.once, events.clone())?;
-    let mut supervisor = Supervisor { arguments, sandbox, channels: Vec::new(), events, alive: 0 };
+    let channels = Vec::new();
+    let mut supervisor = Supervisor { arguments, status, sandbox, channels, events, alive: 0, ending: false };
     supervisor.take_up(works, Instant::now())?;
     let sent = supervisor.watch(&inbox, on_terminal);
     tracing::info!("ended after {sent} packets");
@@ -59,25 +76,40 @@ impl Supervisor<'_> {
     /// Does what signals say until all threads have ended; how many packets that makes.
     fn watch(&mut self, inbox: &Receiver<Event>, on_terminal: bool) -> u64 {
         let mut sent = 0;
+        self.show();
         while self.alive > 0 {
-            match inbox.recv() {
+            // Its own sender is in there, so it is never the last.
+            match inbox.recv_timeout(self.status.due().unwrap_or(Duration::MAX)) {
+                Err(RecvTimeoutError::Timeout) => self.show(),
                 Ok(Event::Ended(packets)) => {
                     self.alive -= 1;
                     sent += packets;
                 }
                 // A terminal that was closed says goodbye in the same way.
-                Ok(Event::Signal(Signal::SIGHUP)) if on_terminal == std::io::stderr().is_terminal() => {
-                    if let Err(failure) = self.reload() {
+                Ok(Event::Signal(Signal::SIGHUP))
+                    if on_terminal == std::io::stderr().is_terminal() && !self.ending =>
+                {
+                    let result = self.reload();
+                    self.status.reloaded(result.is_ok());
+                    if let Err(failure) = result {
                         tracing::warn!("{}; everything goes on as before", failure.message);
                     }
+                    self.show();
                 }
                 _ => {
                     let at = Instant::now();
-                    self.channels.drain(..).for_each(|channel| channel.change(at, None));
+                    self.ending = true;
+                    self.channels.iter().for_each(|channel| channel.change(at, None));
                 }
             }
         }
+        self.show(); // the last counts of all
         sent
+    }
+
+    /// Tells whoever reads the status.
+    fn show(&mut self) {
+        self.status.show(self.channels.iter_mut().map(Running::shown));
     }
 
     /// Reads everything anew and, if it is all right, takes it up.
@@ -85,6 +117,9 @@ impl Supervisor<'_> {
         self.arguments.config.iter().try_for_each(|file| self.sandbox.check(file))?;
         let plan = Plan::new(self.arguments)?;
         plan.files().iter().try_for_each(|file| self.sandbox.check(file))?;
+        if plan.published != *self.status.files() {
+            tracing::warn!("status and metrics stay the files that they are until a restart");
+        }
         let works = plan.open()?;
         check_interfaces(&works, &self.channels)?;
         self.take_up(works, Instant::now() + NOTICE)
@@ -102,7 +137,7 @@ impl Supervisor<'_> {
         for work in works {
             let running = before.iter().position(|channel| channel.is_same_place(&work));
             let running = running.map(|index| before.swap_remove(index));
-            let changes = match running {
+            let thread = match running {
                 Some(running) if running.work.is_same(&work) => {
                     as_before += 1;
                     self.channels.push(running);
@@ -119,15 +154,15 @@ impl Supervisor<'_> {
                             old.seq
                         );
                     }
-                    Some(running.changes)
+                    Some((running.changes, running.tally, running.meter))
                 }
                 None => {
                     announce("", &work, &mut unsigned);
                     fresh.next() // of which there are as many as it needs
                 }
             };
-            if let Some(changes) = changes {
-                let channel = Running { work, changes };
+            if let Some((changes, tally, meter)) = thread {
+                let channel = Running { work, changes, tally, meter };
                 channel.change(at, Some(channel.work.clone()));
                 self.channels.push(channel);
             }
@@ -147,22 +182,28 @@ impl Supervisor<'_> {
     }
 
     /// A thread that waits for its first change.
-    fn start(&mut self) -> Result<Sender<Change>, Failure> {
+    fn start(&mut self) -> Result<(Sender<Change>, Arc<Tally>, Meter), Failure> {
         let (changes, inbox) = channel();
         let (events, once) = (self.events.clone(), self.arguments.once);
+        let tally = Arc::new(Tally::default());
+        let counts = Arc::clone(&tally);
         let thread = move || {
-            let sent = send::run(&inbox, once);
+            let sent = send::run(&inbox, once, &counts);
             let _ = events.send(Event::Ended(sent)); // to nobody, if the program is ending
         };
         spawn(thread)?;
         self.alive += 1;
-        Ok(changes)
+        Ok((changes, tally, Meter::default()))
     }
 }
 
 impl Running {
     fn is_same_place(&self, work: &Work) -> bool {
         self.work.channel.target.is_same_place(&work.channel.target)
+    }
+
+    fn shown(&mut self) -> Shown<'_> {
+        Shown { work: &self.work, tally: &self.tally, meter: &mut self.meter }
     }
 
     fn change(&self, at: Instant, to: Option<Work>) {

@@ -5,16 +5,16 @@
 //! It can read the folders in which configuration and bundles lie, and what is below them, because a new release is a
 //! new file there. A folder that was not known at the start needs a restart.
 
-use caps::CapSet;
+use caps::{CapSet, Capability};
 use carousel_proto::outcome::Failure;
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus,
-    Scope, path_beneath_rules,
+    ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError,
+    RulesetStatus, Scope, path_beneath_rules,
 };
 use std::collections::BTreeSet;
 use std::fs::{File, canonicalize};
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// The newest Landlock of which we know what it takes away. Older kernels take away what they can.
@@ -78,6 +78,42 @@ impl Sandbox {
     }
 }
 
+/// With it root writes into other users' folders.
+const FOR_FOREIGN_FOLDERS: [Capability; 2] = [Capability::CAP_DAC_OVERRIDE, Capability::CAP_FOWNER];
+
+/// For the process that writes status files: it can replace files in these folders, and read what it has open. What the
+/// kernel cannot do is not said: the server says it of itself.
+pub fn enter_as_writer(folders: &[&Path]) {
+    if let Err(error) = keep_for_writing(folders) {
+        tracing::warn!("status: capabilities cannot be dropped: {error}; going on with them");
+    }
+    let replace = AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile;
+    let confined = ruleset()
+        .and_then(|ruleset| ruleset.add_rules(path_beneath_rules(folders, replace)))
+        .and_then(|ruleset| ruleset.restrict_self());
+    if let Err(error) = confined {
+        tracing::warn!("status: Landlock: {error}; going on without");
+    }
+    #[cfg(target_pointer_width = "64")]
+    let _ = crate::syscalls::filter_writer(); // an old kernel: said by the server
+}
+
+/// In whose folder we are is found out without the privilege that opens them all.
+fn keep_for_writing(folders: &[&Path]) -> Result<(), caps::errors::CapsError> {
+    let had = caps::read(None, CapSet::Permitted)?;
+    if had.is_empty() {
+        return Ok(());
+    }
+    let is_ours =
+        |m: std::fs::Metadata| m.uid() == nix::unistd::geteuid().as_raw() && m.mode() & 0o300 == 0o300;
+    let foreign = !folders.iter().all(|folder| folder.metadata().is_ok_and(is_ours));
+    let keep = FOR_FOREIGN_FOLDERS.into_iter().filter(|capability| foreign && had.contains(capability));
+    let keep = keep.collect();
+    caps::set(None, CapSet::Effective, &keep)?;
+    caps::set(None, CapSet::Permitted, &keep)?;
+    caps::clear(None, CapSet::Inheritable)
+}
+
 /// A file's contents, without read(2): the sandbox has only pread(2), which cannot receive. What is no file, a pipe
 /// perhaps, can be read once, before the sandbox is entered.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
@@ -124,14 +160,17 @@ fn drop_capabilities(files: &[&Path]) -> Result<(), caps::errors::CapsError> {
 /// Lets this thread, and those it starts, read what is in these folders. Nothing else, no TCP, no signal and no
 /// AF_UNIX socket to the world outside, as far as the kernel has words for that.
 fn confine(folders: &BTreeSet<PathBuf>) -> Result<RulesetStatus, RulesetError> {
-    let status = Ruleset::default()
-        .handle_access(AccessFs::from_all(LANDLOCK))?
-        .handle_access(AccessNet::from_all(LANDLOCK))?
-        .scope(Scope::from_all(LANDLOCK))?
-        .create()?
-        // The folder of a status file will be a second line here, with the rights to write; and then
-        // `syscalls::deadly` has to leave writing to Landlock.
+    let status = ruleset()?
         .add_rules(path_beneath_rules(folders, AccessFs::ReadFile | AccessFs::ReadDir))?
         .restrict_self()?;
     Ok(status.ruleset)
+}
+
+/// Everything that Landlock can forbid, forbidden.
+fn ruleset() -> Result<RulesetCreated, RulesetError> {
+    Ruleset::default()
+        .handle_access(AccessFs::from_all(LANDLOCK))?
+        .handle_access(AccessNet::from_all(LANDLOCK))?
+        .scope(Scope::from_all(LANDLOCK))?
+        .create()
 }

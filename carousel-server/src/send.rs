@@ -3,6 +3,7 @@
 use crate::bundle::{Bundle, ReadAhead};
 use crate::plan::Work;
 use crate::socket::{Outgoing, Sender, Target, sharpen_timers};
+use crate::tally::{Burst, Tally};
 use carousel_proto::outcome::plain;
 use carousel_proto::pacer::{Pacer, Step};
 use carousel_proto::schedule::{Content, Item, Order, Position, RUN, phase};
@@ -12,6 +13,7 @@ use nix::libc;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
@@ -40,15 +42,16 @@ struct Channel {
 
 /// Does what the changes say, the latest of them, until one says to end; with `once` for one cycle. The number of
 /// packets.
-pub fn run(changes: &Receiver<Change>, once: bool) -> u64 {
+pub fn run(changes: &Receiver<Change>, once: bool, tally: &Arc<Tally>) -> u64 {
     sharpen_timers();
     let Ok(mut change) = changes.recv() else { return 0 };
     let Some(first) = &change.to else { return 0 };
-    let mut channel = Channel { link: Link::new(first.channel.target.clone()), sequence: None, sent: 0 };
+    let link = |target: &Target| Link::new(target.clone(), Arc::clone(tally));
+    let mut channel = Channel { link: link(&first.channel.target), sequence: None, sent: 0 };
     std::thread::sleep(change.at.saturating_duration_since(Instant::now()));
     while let Some(work) = change.to {
         if channel.link.target != work.channel.target {
-            channel.link = Link::new(work.channel.target.clone());
+            channel.link = link(&work.channel.target);
         }
         match channel.send(&work, changes, once) {
             Some(next) => change = next,
@@ -83,7 +86,8 @@ impl Channel {
             if rest == Some(Duration::ZERO) {
                 return next;
             }
-            let (first, count) = match pacer.poll(now()) {
+            let at = now();
+            let (first, count) = match pacer.poll(at) {
                 Step::Wait(until) => {
                     sleep_until(until, rest.unwrap_or(LONGEST_WAIT));
                     continue;
@@ -108,7 +112,17 @@ impl Channel {
                 burst.push(Outgoing { prefix, record });
             }
             tracing::trace!(position = first.0, count, "burst");
-            self.sent += self.link.send(&burst);
+            let sent = self.link.send(&burst);
+            self.sent += sent;
+            self.link.tally.note(&Burst {
+                at,
+                late: pacer.late(at),
+                count: count.into(),
+                sent,
+                packet_len: bundle.packet_len() as u64,
+                position: first.0.wrapping_add(phase),
+                cycle: order.cycle(),
+            });
             // After the burst: the time until the next one is free. One record of each run stands for all of it.
             for position in (first.0..).take(count as usize).step_by(RUN as usize) {
                 reader.want(order.item(Position(position.wrapping_add(phase).wrapping_add(ahead))));
@@ -138,11 +152,12 @@ struct Link {
     trains: bool,
     /// What is wrong at the moment, so that it is said once.
     trouble: Option<String>,
+    tally: Arc<Tally>,
 }
 
 impl Link {
-    fn new(target: Target) -> Self {
-        Self { target, sender: None, trains: true, trouble: None }
+    fn new(target: Target, tally: Arc<Tally>) -> Self {
+        Self { target, sender: None, trains: true, trouble: None, tally }
     }
 
     /// Sends a burst as far as possible; how many packets went out.
@@ -155,7 +170,7 @@ impl Link {
             let about_trains = |error: &io::Error| trains && rest.len() > 1 && may_be_about_trains(error);
             let sender = match self.sender.take() {
                 Some(sender) => Ok(sender),
-                None => Sender::open(&self.target),
+                None => Sender::open(&self.target).inspect(|sender| self.tally.set_source(sender.source())),
             };
             let result = sender.and_then(|mut sender| {
                 let sent = sender.send(rest, trains);
@@ -177,8 +192,12 @@ impl Link {
                 }
                 Err(error) if about_trains(&error) => trains = false,
                 // A forged or stray ICMPv6 message fails one send; the packet itself was not sent.
-                Err(error) if is_refused(&error) && refused < burst.len() => refused += 1,
+                Err(error) if is_refused(&error) && refused < burst.len() => {
+                    self.tally.note_trouble(&error);
+                    refused += 1;
+                }
                 Err(error) => {
+                    self.tally.note_trouble(&error);
                     self.complain(&error);
                     if !is_passing(&error) {
                         std::thread::sleep(RETRY);

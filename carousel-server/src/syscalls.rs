@@ -41,7 +41,7 @@ const DEADLY: [libc::c_long; 15] = [
 ];
 
 /// What a server does, and what glibc and musl make of it.
-const ORDINARY: [libc::c_long; 53] = [
+const ORDINARY: [libc::c_long; 54] = [
     // sending
     libc::SYS_socket, // of two kinds, see `deadly`
     libc::SYS_connect,
@@ -71,7 +71,7 @@ const ORDINARY: [libc::c_long; 53] = [
     libc::SYS_fcntl,
     libc::SYS_write,
     libc::SYS_writev,
-    // memory; mmap and mprotect are in `ordinary`
+    // memory; mmap and mprotect are in `insert_memory`
     libc::SYS_munmap,
     libc::SYS_mremap,
     libc::SYS_madvise,
@@ -100,26 +100,73 @@ const ORDINARY: [libc::c_long; 53] = [
     libc::SYS_restart_syscall,
     libc::SYS_exit,
     libc::SYS_exit_group,
+    libc::SYS_wait4, // the process that writes the status: see `publish`
+];
+
+/// What that process does: it reads its pipe, and replaces files in folders that Landlock knows.
+const WRITING: [libc::c_long; 26] = [
+    libc::SYS_read,
+    libc::SYS_openat,
+    libc::SYS_close,
+    libc::SYS_fchmod,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_fcntl,
+    libc::SYS_unlinkat,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    libc::SYS_futex,
+    libc::SYS_getrandom,
+    libc::SYS_clock_gettime,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_tgkill,
+    libc::SYS_sigaltstack,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
 ];
 
 /// The same by the older numbers that only this machine still has.
 #[cfg(target_arch = "x86_64")]
 const ORDINARY_HERE: [libc::c_long; 5] =
     [libc::SYS_open, libc::SYS_stat, libc::SYS_lstat, libc::SYS_readlink, libc::SYS_access];
+#[cfg(target_arch = "x86_64")]
+const WRITING_HERE: [libc::c_long; 3] = [libc::SYS_open, libc::SYS_unlink, libc::SYS_rename];
 #[cfg(not(target_arch = "x86_64"))]
 const ORDINARY_HERE: [libc::c_long; 0] = [];
+#[cfg(not(target_arch = "x86_64"))]
+const WRITING_HERE: [libc::c_long; 0] = [];
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Applies both filters to this thread and those that it starts.
 pub fn filter() -> Result<(), seccompiler::Error> {
+    apply(deadly()?, ordinary()?)
+}
+
+/// The same for the process that writes: no socket of any kind, but files in folders that Landlock knows.
+pub fn filter_writer() -> Result<(), seccompiler::Error> {
+    let deadly = DEADLY.into_iter().chain([libc::SYS_socket]).map(|call| (call, Vec::new()));
+    let mut writing: Rules = WRITING.into_iter().chain(WRITING_HERE).map(|call| (call, Vec::new())).collect();
+    insert_memory(&mut writing)?;
+    apply(deadly.collect(), writing)
+}
+
+fn apply(deadly: Rules, ordinary: Rules) -> Result<(), seccompiler::Error> {
     let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
     let compile = |rules, otherwise, then| -> Result<BpfProgram, BackendError> {
         SeccompFilter::new(rules, otherwise, then, architecture)?.try_into()
     };
-    let deadly = compile(deadly()?, SeccompAction::Allow, SeccompAction::KillProcess)?;
+    let deadly = compile(deadly, SeccompAction::Allow, SeccompAction::KillProcess)?;
     let absent = SeccompAction::Errno(libc::ENOSYS as u32);
-    let ordinary = compile(ordinary()?, absent, SeccompAction::Allow)?;
+    let ordinary = compile(ordinary, absent, SeccompAction::Allow)?;
     // In this order: the second one does not allow to add a third.
     seccompiler::apply_filter(&deadly)?;
     seccompiler::apply_filter(&ordinary)
@@ -150,12 +197,17 @@ fn ordinary() -> Result<Rules, BackendError> {
     // An interface's number, and whether stderr is a terminal. Others type into terminals or set up interfaces.
     let requests = [libc::SIOCGIFINDEX as u32, libc::TCGETS as u32, TCGETS2, libc::TIOCGWINSZ as u32];
     rules.insert(libc::SYS_ioctl, any(requests.map(|request| argument(1, SeccompCmpOp::Eq, request)))?);
-    // No new code: whoever gets in has to make do with ours.
+    insert_memory(&mut rules)?;
+    Ok(rules)
+}
+
+/// Memory, but no new code: whoever gets in has to make do with ours.
+fn insert_memory(rules: &mut Rules) -> Result<(), BackendError> {
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         let data = argument(2, SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64), 0);
         rules.insert(call, any([data])?);
     }
-    Ok(rules)
+    Ok(())
 }
 
 fn has(flag: u32) -> SeccompCmpOp {

@@ -28,7 +28,7 @@ pub use crowd::Crowd;
 pub use deaf::{deafen, without};
 pub use folder::Folder;
 pub use host::{Host, Loss, LossCount, Output};
-pub use inject::{Argument, CAN_INJECT, Fate, inject};
+pub use inject::{Argument, CAN_INJECT, Fate, inject, inject_into};
 pub use knot::{Knot, Signing, Zone, check_zone_file, zone_file};
 pub use meter::{Meter, Passed};
 pub use process::{Exit, Running, die_with_us, until};

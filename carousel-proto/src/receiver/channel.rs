@@ -1,6 +1,9 @@
 //! Loss on one channel, from its sequence numbers. They are outside authentication, so only a packet that was
 //! proven genuine moves the count on; the others fill gaps, late ones too, and no more than there are.
+//!
+//! How long bursts of losses are is known once nothing can come late any more: it is counted as numbers leave the ring.
 
+use super::bursts::Bursts;
 use crate::wire::Sequence;
 
 /// A jump ahead of more than this is a restarted server, not loss.
@@ -26,6 +29,9 @@ pub(super) struct Channel {
     /// Which of the numbers around `last` have come; the bit of number n is n mod [`RING`].
     seen: Vec<u64>,
     count: ChannelCount,
+    bursts: Bursts,
+    /// Numbers lost in a row, up to the one that left the ring last.
+    burst: u64,
 }
 
 impl Channel {
@@ -52,7 +58,17 @@ impl Channel {
 
     /// The channel was joined, perhaps again: what was sent meanwhile is not lost.
     pub(super) fn handle_join(&mut self) {
-        self.last = None;
+        self.settle_all();
+    }
+
+    /// Nothing comes any more, not even late.
+    pub(super) fn handle_end(&mut self) {
+        self.settle_all();
+    }
+
+    /// The bursts that are over for good. After [`Channel::handle_end`] they have every packet that was lost.
+    pub(super) fn bursts(&self) -> &Bursts {
+        &self.bursts
     }
 
     pub(super) fn count(&self) -> ChannelCount {
@@ -61,6 +77,7 @@ impl Channel {
 
     /// Begins to count at `number`. What came before it is nobody's loss.
     fn restart(&mut self, number: u32) {
+        self.settle_all();
         self.last = Some(number);
         self.seen = vec![u64::MAX; RING as usize / 64];
         (1..=REORDER).for_each(|ahead| self.clear(number.wrapping_add(ahead)));
@@ -71,10 +88,28 @@ impl Channel {
         for number in (1..=step).map(|n| last.wrapping_add(n)) {
             let came = number == last.wrapping_add(step) || self.is_marked(number);
             self.count.lost += u64::from(!came);
+            self.settle(number.wrapping_sub(REORDER)); // which has the same bit as the next line's
             self.clear(number.wrapping_add(REORDER));
         }
         self.last = Some(last.wrapping_add(step));
         self.mark(last.wrapping_add(step));
+    }
+
+    /// A number is too old to come late.
+    fn settle(&mut self, number: u32) {
+        if self.is_marked(number) {
+            self.bursts.note(std::mem::take(&mut self.burst));
+        } else {
+            self.burst += 1;
+        }
+    }
+
+    /// So are all of them. The count begins anew with the next number.
+    fn settle_all(&mut self) {
+        if let Some(last) = self.last.take() {
+            (0..REORDER).rev().for_each(|age| self.settle(last.wrapping_sub(age)));
+        }
+        self.bursts.note(std::mem::take(&mut self.burst));
     }
 
     /// Notes that a number has come; whether it had not before.
@@ -145,6 +180,57 @@ mod tests {
         channel.handle_join();
         [9_000, 9_002].into_iter().for_each(|s| channel.handle(Sequence(s), true));
         assert_eq!(channel.count(), ChannelCount { received: 3, lost: 1 });
+    }
+
+    /// Bursts of each class when nothing comes any more, which are all that was lost.
+    fn bursts(steps: impl IntoIterator<Item = u32>) -> Vec<u64> {
+        let mut channel = Channel::default();
+        steps.into_iter().for_each(|s| channel.handle(Sequence(s), true));
+        channel.handle_end();
+        assert_eq!(channel.bursts().packets(), channel.count().lost);
+        let last = channel.bursts().histogram().counts.iter().rposition(|count| *count > 0);
+        channel.bursts().histogram().counts[..last.map_or(0, |last| last + 1)].to_vec()
+    }
+
+    #[test]
+    fn bursts_have_their_lengths() {
+        assert_eq!(bursts([]), [0; 0]);
+        assert_eq!(bursts(1..20_000), [0; 0]);
+        // 1, 2, 3 and 5 numbers, round the end of the numbers.
+        assert_eq!(bursts([u32::MAX - 1, 0, 3, 7, 13]), [1, 1, 2]);
+        // 1000 and 1001 of them, then longer than memory, then a restarted server.
+        assert_eq!(bursts([0, 1_001, 2_003, 12_003, 1 << 20]), [0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2]);
+        // Every second one, for longer than memory.
+        assert_eq!(bursts((0..10_000).map(|n| n * 2)), [9_999]);
+        // The last of a burst is the first of the ring.
+        let edge = (0..5_000).filter(|n| !(4_090..4_110).contains(n));
+        assert_eq!(bursts(edge.chain(5_000..30_000)), [0, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn what_comes_late_splits_a_burst_and_is_none() {
+        assert_eq!(bursts([0, 10, 5]), [0, 0, 2]);
+        let mut order: Vec<u32> = (0..20_000).filter(|n| n % 1_000 >= 7).collect();
+        order.sort_by_key(|n| n + n.wrapping_mul(2_654_435_761) % 200);
+        order.retain(|n| *n >= 500); // begin where nothing before it is still to come
+        order.insert(0, 499);
+        assert_eq!(bursts(order), [0, 0, 0, 19]);
+    }
+
+    #[test]
+    fn a_burst_is_told_when_it_is_over_for_good() {
+        let mut channel = Channel::default();
+        (0..100).chain(103..REORDER + 101).for_each(|s| channel.handle(Sequence(s), true));
+        assert_eq!((channel.count().lost, channel.bursts().packets()), (3, 0));
+        channel.handle(Sequence(101), false); // late
+        (REORDER + 101..REORDER + 104).for_each(|s| channel.handle(Sequence(s), true));
+        assert_eq!((channel.count().lost, channel.bursts().packets()), (2, 2));
+        assert_eq!(channel.bursts().histogram().counts[..3], [2, 0, 0]);
+        // What was sent while the channel was left is no burst.
+        channel.handle_join();
+        [50_000, 50_001].into_iter().for_each(|s| channel.handle(Sequence(s), true));
+        channel.handle_end();
+        assert_eq!(channel.bursts().packets(), 2);
     }
 
     #[test]

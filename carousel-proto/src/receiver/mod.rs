@@ -6,10 +6,12 @@
 //! page, and about 9 KiB of map per 4 MiB block in work. PROTOCOL.md section 8 has the rules.
 
 mod block;
+mod bursts;
 mod cache;
 mod channel;
 
 pub use block::{BlockJob, EMPTY_PLACE, Place};
+pub use bursts::Bursts;
 pub use channel::ChannelCount;
 
 use crate::authority::Authority;
@@ -359,6 +361,16 @@ impl Receiver {
     /// What was counted on each channel; index by [`ChannelId`].
     pub fn channel_counts(&self) -> impl Iterator<Item = ChannelCount> + '_ {
         self.channels.iter().map(Channel::count)
+    }
+
+    /// Bursts of losses on each channel, as far as they are over; index by [`ChannelId`].
+    pub fn bursts(&self) -> impl Iterator<Item = &Bursts> {
+        self.channels.iter().map(Channel::bursts)
+    }
+
+    /// Nothing will come any more: all bursts are over.
+    pub fn handle_end(&mut self) {
+        self.channels.iter_mut().for_each(Channel::handle_end);
     }
 
     /// Symbols held and symbols needed.

@@ -28,10 +28,15 @@ pub enum Argument<'a> {
 
 /// Has the latest thread of a running program make a system call.
 pub fn inject(program: &Running, call: libc::c_long, arguments: &[Argument<'_>]) -> Fate {
+    inject_into(program.pid(), program, call, arguments)
+}
+
+/// The same with a process that the program has started.
+pub fn inject_into(pid: u32, program: &Running, call: libc::c_long, arguments: &[Argument<'_>]) -> Fate {
     let mut fate = None;
     until("a thread to wait in the kernel", Duration::from_secs(10), || {
         assert!(program.is_alive(), "ended before anything was injected: {program}");
-        fate = machine::attempt(program, call, arguments);
+        fate = machine::attempt(pid, program, call, arguments);
         fate.is_some()
     });
     fate.unwrap_or_else(|| panic!("nothing injected into {program}"))
@@ -60,8 +65,13 @@ mod machine {
     const FREE_STACK: u64 = 8192;
 
     /// `None`: it did not wait in the kernel just now.
-    pub fn attempt(program: &Running, call: libc::c_long, arguments: &[Argument<'_>]) -> Option<Fate> {
-        let thread = latest_thread(program)?;
+    pub fn attempt(
+        pid: u32,
+        program: &Running,
+        call: libc::c_long,
+        arguments: &[Argument<'_>],
+    ) -> Option<Fate> {
+        let thread = latest_thread(pid)?;
         let failed = |what: &str, e: Errno| -> ! { panic!("{what} thread {thread} of {program}: {e}") };
         ptrace::seize(thread, Options::PTRACE_O_TRACESYSGOOD).unwrap_or_else(|e| failed("seize", e));
         ptrace::interrupt(thread).unwrap_or_else(|e| failed("interrupt", e));
@@ -100,7 +110,7 @@ mod machine {
             wait(thread);
         }
         if has_to_die(thread) {
-            if thread == Pid::from_raw(program.pid().cast_signed()) {
+            if thread == Pid::from_raw(pid.cast_signed()) {
                 // The first thread's death is the program's, which another waits for; the caller can ask how it ended.
                 ptrace::detach(thread, None).unwrap_or_else(|e| failed("detach", e));
                 return Some(Fate::Killed(Signal::SIGSYS));
@@ -129,8 +139,8 @@ mod machine {
     }
 
     /// Mostly one whose death can be waited for without taking that of the process from whoever reaps it.
-    fn latest_thread(program: &Running) -> Option<Pid> {
-        let threads = fs::read_dir(format!("/proc/{}/task", program.pid())).ok()?;
+    fn latest_thread(pid: u32) -> Option<Pid> {
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
         let number =
             |entry: std::io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse::<i32>().ok();
         threads.filter_map(number).max().map(Pid::from_raw) // the first one, if it is alone
@@ -153,7 +163,7 @@ mod machine {
 mod machine {
     use super::{Argument, Fate, Running};
 
-    pub fn attempt(_: &Running, _: libc::c_long, _: &[Argument<'_>]) -> Option<Fate> {
+    pub fn attempt(_: u32, _: &Running, _: libc::c_long, _: &[Argument<'_>]) -> Option<Fate> {
         panic!("lab/inject.rs does not know this machine's registers: ask CAN_INJECT first")
     }
 }
