@@ -87,7 +87,8 @@ tools="ip:iproute2 ss:iproute2 tc:iproute2 bridge:iproute2 nft:nftables ethtool:
        minisign:minisign faketime:faketime mkfs.ext2:e2fsprogs unshare:util-linux nsenter:util-linux
        promtool:prometheus prometheus-node-exporter:prometheus-node-exporter
        setsid:util-linux setpriv:util-linux mount:mount timeout:coreutils xargs:findutils cc:build-essential
-       knotd:knot kzonecheck:knot-dnssecutils named-checkzone:bind9-utils nsd-checkzone:nsd unbound:unbound"
+       rauc:rauc dbus-daemon:dbus-daemon mksquashfs:squashfs-tools swupdate:swupdate cpio:cpio openssl:openssl
+       losetup:mount knotd:knot kzonecheck:knot-dnssecutils named-checkzone:bind9-utils nsd-checkzone:nsd unbound:unbound"
 
 missing_packages() {
   local tool
@@ -155,6 +156,12 @@ find_cargo() {
 get_routers() {
   tests/get-pim6d.sh "${CARGO_TARGET_DIR:-target}/lab-tools/frr" ||
     { complain "no pim6d - tests that need routers are skipped" && [ "$ci" != true ]; }
+}
+
+# Debian 12 has no systemd-sysupdate.
+get_sysupdate() {
+  tests/get-sysupdate.sh "${CARGO_TARGET_DIR:-target}/lab-tools/sysupdate" ||
+    { complain "no systemd-sysupdate - the test of its recipe is skipped" && [ "$ci" != true ]; }
 }
 
 # One test starts itself again as the user nobody, so root's build folder must not be behind a closed door.
@@ -294,6 +301,7 @@ step "tools" install_tools
 step "cargo" find_cargo
 open_doors
 step "routers" get_routers
+step "systemd-sysupdate" get_sysupdate
 figures=${CARGO_TARGET_DIR:-target}/lab-figures.md
 if [ $# -eq 0 ]; then
   step "format" cargo fmt --all --check

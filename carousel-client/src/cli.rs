@@ -138,6 +138,10 @@ pub struct Get {
     /// Where to put the object: a file, or a folder to keep its own name
     #[arg(long, value_name = "PATH")]
     pub out: PathBuf,
+    /// --out is a block device: write straight onto it. It must not be in use, and what is on it is lost from the
+    /// first packet on. With --state a client that was killed goes on
+    #[arg(long)]
+    pub device: bool,
     /// Replace an existing file
     #[arg(long)]
     pub force: bool,

@@ -3,6 +3,7 @@
 //! A block is read once, decoded column stripe by column stripe, hashed, and only if the hash is right are the missing
 //! places written. So a wrong symbol costs time, never data.
 
+use crate::places::Places;
 use crate::thread;
 use crate::writer::{reserve, start_writeback};
 use blake3::hazmat::ChainingValue;
@@ -18,6 +19,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 /// Column stripes of a block. More stripes need less work memory and more time, for each pays for the error
 /// locator anew: 4 cost 5 % more than one and need a quarter of the memory.
@@ -56,14 +58,14 @@ pub enum Answer {
     Looked(Sbn, Option<ChainingValue>),
 }
 
-/// Where jobs go and answers come from.
-pub type Queues = (Sender<Job>, Receiver<Result<Answer, Failure>>);
+/// Where jobs go and answers come from, and the threads: when they have ended, nothing of theirs is open.
+pub type Queues = (Sender<Job>, Receiver<Result<Answer, Failure>>, Vec<JoinHandle<()>>);
 
 /// Starts the decoding threads on a work file; by default one per processor, at most two. Each takes a block at
 /// a time and rings its `bell` with each result; they end when the queue of jobs is dropped. The first one reserves the
 /// space before.
 pub fn start(
-    file: &Arc<File>,
+    file: &Arc<Places>,
     path: &Path,
     seed: Option<&Arc<File>>,
     geometry: Geometry,
@@ -74,10 +76,11 @@ pub fn start(
     let default = if is_small(&geometry) { 1 } else { cores };
     let (jobs, todo) = unbounded::<Job>(); // never more than there are blocks
     let (results, done) = unbounded();
+    let mut decoders = Vec::new();
     for number in 0..threads.map_or(default, usize::from) {
         let (todo, results, path) = (todo.clone(), results.clone(), path.to_owned());
         let (mut decoder, mut bell) = (Decoder::new(Arc::clone(file), seed.cloned(), geometry), bell()?);
-        std::thread::spawn(move || {
+        decoders.push(std::thread::spawn(move || {
             thread::step_back();
             let failed = |e: io::Error| Failure::writing(&path, &e);
             let mut tell = |result| results.send(result).is_ok() && bell.write_all(&[0]).is_ok();
@@ -91,9 +94,9 @@ pub fn start(
                     return;
                 }
             }
-        });
+        }));
     }
-    Ok((jobs, done))
+    Ok((jobs, done, decoders))
 }
 
 fn is_small(geometry: &Geometry) -> bool {
@@ -101,7 +104,7 @@ fn is_small(geometry: &Geometry) -> bool {
 }
 
 struct Decoder {
-    file: Arc<File>,
+    file: Arc<Places>,
     seed: Option<Arc<File>>,
     geometry: Geometry,
     /// Columns of the stripes.
@@ -112,7 +115,7 @@ struct Decoder {
 }
 
 impl Decoder {
-    fn new(file: Arc<File>, seed: Option<Arc<File>>, geometry: Geometry) -> Self {
+    fn new(file: Arc<Places>, seed: Option<Arc<File>>, geometry: Geometry) -> Self {
         let count = if is_small(&geometry) { SMALL_BLOCK_STRIPES } else { STRIPES };
         let stripes = stripes(geometry.symbol_len(), count).collect();
         Self { file, seed, geometry, stripes, block: Vec::new(), erasures: StripeDecoder::new() }
@@ -136,7 +139,11 @@ impl Decoder {
         let mut at = begin;
         while at < end {
             let bytes = &mut self.block[..piece.min((end - at) as usize)];
-            match seed.as_ref().unwrap_or(&self.file).read_exact_at(bytes, at) {
+            let read = match &seed {
+                Some(seed) => seed.read_exact_at(bytes, at),
+                None => self.file.read_exact_at(bytes, at),
+            };
+            match read {
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(Answer::Looked(sbn, None)),
                 other => other?,
             }
@@ -269,8 +276,8 @@ mod tests {
             file.write_all_at(&[0x55], at.offset + 3).unwrap();
         }
         let before: Vec<u8> = contents(&file);
-        let file = Arc::new(file);
-        let mut decoder = Decoder::new(Arc::clone(&file), None, g);
+        let places = Arc::new(Places::in_file(file.try_clone().unwrap()));
+        let mut decoder = Decoder::new(places, None, g);
         let job = BlockJob { sbn: Sbn(0), places: map, k, r, expected, verified: true };
         let result = decoder.decode(job).unwrap();
         assert_eq!(result.matched, !damage);

@@ -31,9 +31,11 @@ use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::Ipv6Addr;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often the engine looks at clock and signals when nothing arrives.
@@ -60,12 +62,12 @@ pub fn get(arguments: &cli::Get) -> Result<(), Failure> {
 fn fetch(arguments: &cli::Get, status: &mut Status) -> Result<(), Failure> {
     let state = arguments.state.as_deref().map(State::open).transpose()?;
     let trust = trust(arguments, state.as_ref())?;
-    let target = Target::new(arguments);
+    let target = Target::new(arguments)?;
     // While there is nothing else that it could inherit: no lock, no thread.
     let hook = arguments.on_complete.as_deref().map(Hook::new).transpose()?;
     let seed = arguments.seed.as_deref().map(open_seed).transpose()?;
     // Found out now rather than after the transfer: target exists, folder missing or not writable.
-    let early = target.path_now().map(|path| WorkFile::create(&path, arguments.force)).transpose()?;
+    let early = target.early(arguments, state.as_ref())?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&stop))
@@ -96,7 +98,7 @@ fn fetch(arguments: &cli::Get, status: &mut Status) -> Result<(), Failure> {
 }
 
 /// Gives up what will not be needed again: before the first byte from the network, and before there are threads.
-fn enter_sandbox(arguments: &cli::Get, folder: &Path) {
+fn enter_sandbox(arguments: &cli::Get, folder: Option<&Path>) {
     if arguments.no_sandbox {
         tracing::warn!("--no-sandbox: a fault in this program could do whatever its user may");
         return;
@@ -198,25 +200,47 @@ fn read_key(path: &Path) -> Result<Key, Failure> {
         .ok_or_else(|| Failure::usage(format!("{}: {}", path.display(), not_a_public_key(&text))))
 }
 
-/// What `--out` means: a file, or a folder in which the object keeps its own name.
+/// What `--out` means: a file, a folder in which the object keeps its own name, or, with `--device`, a block device.
 struct Target {
     out: PathBuf,
     is_folder: bool,
+    is_device: bool,
 }
 
 impl Target {
-    fn new(arguments: &cli::Get) -> Self {
-        let text = arguments.out.as_os_str().as_encoded_bytes();
-        Self { out: arguments.out.clone(), is_folder: arguments.out.is_dir() || text.ends_with(b"/") }
+    fn new(arguments: &cli::Get) -> Result<Self, Failure> {
+        let out = arguments.out.clone();
+        let usage = |what: &str| Err(Failure::usage(format!("{}: {what}", out.display())));
+        let kind = out.metadata().map(|metadata| metadata.file_type());
+        match &kind {
+            Ok(kind) if kind.is_block_device() == arguments.device => {}
+            Ok(kind) if kind.is_block_device() => {
+                return usage("a block device; with --device, everything on it is overwritten");
+            }
+            Ok(_) => return usage("no block device; leave --device out"),
+            Err(_) if arguments.device => return usage("no such device; check the path"),
+            Err(_) => {} // a file that is still to come
+        }
+        let is_folder = out.is_dir() || out.as_os_str().as_encoded_bytes().ends_with(b"/");
+        if !arguments.device && kind.is_ok_and(|kind| !kind.is_file() && !kind.is_dir()) {
+            return usage("neither a file nor a folder; choose another --out");
+        }
+        Ok(Self { out, is_folder, is_device: arguments.device })
     }
 
-    /// Where it and its work file are.
-    fn folder(&self) -> &Path {
-        if self.is_folder { &self.out } else { folder_of(&self.out) }
+    /// Where it and its work file are. A device is opened before anything is given up, and has none.
+    fn folder(&self) -> Option<&Path> {
+        let folder = if self.is_folder { &self.out } else { folder_of(&self.out) };
+        (!self.is_device).then_some(folder)
     }
 
-    fn path_now(&self) -> Option<PathBuf> {
-        (!self.is_folder).then(|| self.out.clone())
+    /// The work file, where the target's name is known at once.
+    fn early(&self, arguments: &cli::Get, state: Option<&State>) -> Result<Option<WorkFile>, Failure> {
+        match (self.is_device, self.is_folder) {
+            (true, _) => WorkFile::on_device(&self.out, state.map(|state| state.log_of(&self.out))).map(Some),
+            (_, true) => Ok(None),
+            _ => WorkFile::create(&self.out, arguments.force).map(Some),
+        }
     }
 
     /// The manifest's name is a plain file name, or it would not have been accepted.
@@ -248,6 +272,7 @@ struct Engine<'a> {
     seed: Option<Arc<File>>,
     jobs: Option<Sender<Job>>,
     answers: Queue<Result<Answer, Failure>>,
+    decoders: Vec<JoinHandle<()>>,
     tuner: Tuner,
     /// What DNS says later.
     updates: Queue<Offer>,
@@ -310,6 +335,7 @@ impl<'a> Engine<'a> {
             seed: files.seed,
             jobs: None,
             answers: never(),
+            decoders: Vec::new(),
             tuner,
             updates,
             channels: Vec::new(),
@@ -377,8 +403,12 @@ impl<'a> Engine<'a> {
     /// Gives the complete object its name.
     fn finish(&mut self, manifest: &Manifest) -> Result<PathBuf, Failure> {
         self.jobs = None;
+        for decoder in self.decoders.drain(..) {
+            let _ = decoder.join();
+        }
+        self.seed = None; // nothing is open when somebody else is to have it: a device, or what RAUC shall install
         let work = self.work.take();
-        work.ok_or_else(|| Failure::new(Outcome::Failed, "complete without a file"))?.finish(manifest.size)
+        work.ok_or_else(|| Failure::new(Outcome::Failed, "complete without a file"))?.finish(manifest)
     }
 
     fn handle_batch(&mut self, place: usize, batch: &Batch, reception: &Reception) -> Result<(), Failure> {
@@ -531,12 +561,12 @@ impl<'a> Engine<'a> {
         let replay = work.begin(&hash, &geometry)?;
         let bell = || reception.bell().map_err(|e| Failure::new(Outcome::Failed, plain(&e)));
         let threads = self.arguments.threads;
-        let (jobs, answers) =
-            decode::start(&work.file(), &path, self.seed.as_ref(), geometry, threads, bell)?;
+        let (jobs, answers, decoders) =
+            decode::start(&work.places(), &path, self.seed.as_ref(), geometry, threads, bell)?;
         self.status.started(&manifest, &geometry);
         self.report.started(&manifest, IP_UDP_LEN + HEADER_LEN + geometry.symbol_len());
         self.grown = (self.clock, 0);
-        (self.jobs, self.answers) = (Some(jobs), answers);
+        (self.jobs, self.answers, self.decoders) = (Some(jobs), answers, decoders);
         (self.work, self.manifest) = (Some(work), Some(manifest));
         if let Some(replay) = replay {
             self.go_on(replay, &geometry)?;
@@ -578,7 +608,10 @@ impl<'a> Engine<'a> {
             tracing::warn!("{error}; the next client has to take a little more again");
         }
         if !work.is_kept() {
-            return failure;
+            let torn =
+                "; the device holds a part of the object. With --state, the next client would go on with it";
+            let more = if work.is_torn() { torn } else { "" };
+            return Failure::new(failure.outcome, format!("{}{more}", failure.message));
         }
         let (symbols, needed) = self.receiver.progress();
         let had = match needed {

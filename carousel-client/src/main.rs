@@ -1,12 +1,15 @@
 //! carousel-client: takes a file from a carousel, from any moment on, and never sends a packet to it.
 //!
-//! [`discovery`] asks DNS what there is, [`tuner`] decides which of it is joined. Wire to disk: [`ssm`] joins and [`receive`] waits for batches of packets; `carousel_proto` parses and judges
-//! them; [`get`] does what its receiver says: [`writer`] puts symbols into the work file, [`decode`] completes
-//! the blocks; [`report`] tells people and programs, [`status`] those who look at files that [`publish`] writes. One loop, one direction. All of it in a [`sandbox`], but for the
+//! [`discovery`] asks DNS what there is, [`tuner`] decides which of it is joined. Wire to disk: [`ssm`] joins and
+//! [`receive`] waits for batches of packets; `carousel_proto` parses and judges them; [`get`] does what its receiver
+//! says: [`writer`] puts symbols into the work file, [`decode`] completes the blocks, both in [`places`] in a file or on
+//! a [`device`]; [`report`] tells people and programs, [`status`] those who look at files that [`publish`] writes. One
+//! loop, one direction. All of it in a [`sandbox`], but for the
 //! command at the end, which has a process of its own: [`hook`].
 
 mod cli;
 mod decode;
+mod device;
 #[cfg(feature = "dns")]
 mod discovery;
 mod get;
@@ -14,6 +17,7 @@ mod hook;
 mod interface;
 mod journal;
 mod publish;
+mod places;
 mod receive;
 mod report;
 mod sandbox;

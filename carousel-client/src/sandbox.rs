@@ -65,8 +65,8 @@ const DEADLY: [libc::c_long; 31] = [
 
 /// Where a client still has to reach.
 pub struct Reach<'a> {
-    /// Where the target and its work file are.
-    pub folder: &'a Path,
+    /// Where the target and its work file are; a device needs no folder.
+    pub folder: Option<&'a Path>,
     /// What the device remembers, if it does.
     pub state: Option<&'a Path>,
     /// Where files for others are written, and none is read.
@@ -110,7 +110,7 @@ fn drop_capabilities(reach: &Reach<'_>) -> Result<(), caps::errors::CapsError> {
     caps::set(None, CapSet::Effective, &keep)?;
     let is_ours =
         |m: std::fs::Metadata| m.uid() == nix::unistd::geteuid().as_raw() && m.mode() & 0o300 == 0o300;
-    let mut folders = [reach.folder].into_iter().chain(reach.state).chain(reach.published.iter().copied());
+    let mut folders = reach.folder.into_iter().chain(reach.state).chain(reach.published.iter().copied());
     if !folders.all(|folder| folder.metadata().is_ok_and(is_ours)) {
         keep.extend(FOR_FOREIGN_FOLDERS.into_iter().filter(|capability| had.contains(capability)));
         caps::set(None, CapSet::Effective, &keep)?;
@@ -131,7 +131,7 @@ fn confine(reach: &Reach<'_>) -> Result<RulesetStatus, RulesetError> {
         .handle_access(AccessNet::from_all(LANDLOCK))?
         .scope(Scope::from_all(LANDLOCK))?
         .create()?
-        .add_rules(path_beneath_rules([reach.folder].into_iter().chain(reach.state), write))?
+        .add_rules(path_beneath_rules(reach.folder.into_iter().chain(reach.state), write))?
         .add_rules(path_beneath_rules(&reach.published, replace))?
         .add_rules(path_beneath_rules(PROCESSORS, read))?
         .add_rules(path_beneath_rules(reach.dns.iter().flat_map(Dns::files), read))?

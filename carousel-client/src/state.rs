@@ -5,6 +5,7 @@
 //! times            key id and seconds since 1970, a line for each key
 //! release-HASH     an object's name, then key id and release sequence number, a line for each key
 //! lock             keeps clients apart
+//! device-HASH      what of an object is on a block device while it is incomplete: the journal of `--device`
 //! ```
 //!
 //! Files are small, written rarely, and replaced whole: after a power cut there is the old one or the new one.
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 const KEYS: &str = "keys";
 const TIMES: &str = "times";
 const RELEASE: &str = "release-";
+const DEVICE: &str = "device-";
 
 /// The folder.
 pub struct State {
@@ -55,6 +57,13 @@ impl State {
         }
         let path = self.folder.join(KEYS);
         self.write(KEYS, &signed.emit().map_err(|e| Failure::storage(format!("{}: {e}", path.display())))?)
+    }
+
+    /// Where the journal of a device is. The same device under another name has another one: it takes longer, then.
+    pub fn log_of(&self, device: &Path) -> PathBuf {
+        let real = device.canonicalize().unwrap_or_else(|_| device.to_owned());
+        let hash = blake3::hash(real.as_os_str().as_encoded_bytes()).to_hex();
+        self.folder.join(format!("{DEVICE}{}", &hash[..32]))
     }
 
     /// All that was remembered.

@@ -1,11 +1,15 @@
 //! The work file: `.NAME.carousel-part` beside the target, written out of order, renamed when it is whole. With the
-//! [`Journal`] beside it, it outlives a client that is killed.
+//! [`Journal`] beside it, it outlives a client that is killed. A block device is its own work file; its journal, if it
+//! has one, is in the folder of `--state`.
 
 #![allow(unsafe_code)]
 
+use crate::device::Device;
 use crate::journal::{Journal, Replay};
+use crate::places::Places;
 use carousel_proto::geometry::{Geometry, Sbn};
 use carousel_proto::journal::Stored;
+use carousel_proto::manifest::Manifest;
 use carousel_proto::outcome::{Failure, Outcome};
 use carousel_proto::receiver::{Place, Standing};
 use nix::errno::Errno;
@@ -15,7 +19,7 @@ use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,9 +30,10 @@ const PIECE: u64 = 64 << 20;
 
 /// The object's file while it is incomplete. Dropping it removes it if there is nothing in it to go on with.
 pub struct WorkFile {
-    file: Arc<File>,
+    places: Arc<Places>,
     path: PathBuf,
-    log: PathBuf,
+    /// Where the journal is, if there can be one.
+    log: Option<PathBuf>,
     /// As soon as it is known what the object is.
     journal: Option<Journal>,
     /// An earlier client left something in it.
@@ -37,6 +42,8 @@ pub struct WorkFile {
     reserved: bool,
     target: PathBuf,
     replace: bool,
+    /// The target is a device, and there is no other file.
+    device: Option<Device>,
     finished: bool,
     run: Vec<u8>,
     run_offset: u64,
@@ -88,36 +95,61 @@ impl WorkFile {
             ));
         }
         let had = file.metadata().is_ok_and(|metadata| metadata.len() > 0);
-        Ok(Self {
-            file: Arc::new(file),
+        let mut work = Self::new(Places::in_file(file), path, Some(log), target, replace, None);
+        work.had = had;
+        Ok(work)
+    }
+
+    /// Takes a device for the work file. With a log, a client that was killed leaves something to go on with.
+    pub fn on_device(target: &Path, log: Option<PathBuf>) -> Result<Self, Failure> {
+        let (file, device) = Device::open(target)?;
+        Ok(Self::new(Places::on_device(file), target.to_owned(), log, target, false, Some(device)))
+    }
+
+    fn new(
+        places: Places,
+        path: PathBuf,
+        log: Option<PathBuf>,
+        target: &Path,
+        replace: bool,
+        device: Option<Device>,
+    ) -> Self {
+        Self {
+            places: Arc::new(places),
             path,
             log,
             journal: None,
-            had,
+            had: false,
             reserved: false,
             target: target.to_owned(),
             replace,
+            device,
             finished: false,
             run: Vec::with_capacity(RUN_MAX),
             run_offset: 0,
-        })
+        }
     }
 
     /// Begins with an object, or goes on with it: what is there already, the log says.
     pub fn begin(&mut self, manifest: &blake3::Hash, geometry: &Geometry) -> Result<Option<Replay>, Failure> {
-        let (journal, replay) = Journal::open(self.log.clone(), manifest, *geometry)?;
+        if let Some(device) = &self.device {
+            device.has_room(geometry.size())?; // before anything is written
+        }
         self.run.clear(); // of another object, if there is any
         self.reserved = false;
-        if replay.is_none() {
-            self.file.set_len(0).map_err(|e| Failure::writing(&self.path, &e))?;
+        self.places.begin(geometry);
+        let Some(log) = self.log.clone() else { return Ok(None) };
+        let (journal, replay) = Journal::open(log, manifest, *geometry)?;
+        if replay.is_none() && self.device.is_none() {
+            self.places.file().set_len(0).map_err(|e| Failure::writing(&self.path, &e))?;
         }
         self.journal = Some(journal);
         Ok(replay)
     }
 
-    /// The file, for the decoder.
-    pub fn file(&self) -> Arc<File> {
-        Arc::clone(&self.file)
+    /// What is in the file, for the decoder.
+    pub fn places(&self) -> Arc<Places> {
+        Arc::clone(&self.places)
     }
 
     /// Puts a symbol into its place. Neighbours are gathered and written together.
@@ -137,7 +169,7 @@ impl WorkFile {
     /// What stands in a place; nothing where the file ends before it.
     pub fn load(&self, place: Place, symbol: &mut Vec<u8>) -> Result<(), Failure> {
         symbol.resize(place.len, 0);
-        match self.file.read_exact_at(symbol, place.offset) {
+        match self.places.read_exact_at(symbol, place.offset) {
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => symbol.clear(),
             other => other.map_err(|e| Failure::reading(&self.path, &e))?,
         }
@@ -183,11 +215,16 @@ impl WorkFile {
         self.journal.as_ref().map_or(self.had, |journal| !journal.is_empty())
     }
 
+    /// Whether the target holds a part of the object by now, which only a device can.
+    pub fn is_torn(&self) -> bool {
+        self.device.is_some() && self.reserved
+    }
+
     /// Writes what was gathered: before a block goes to the decoder, and some times a second. After it, every symbol
     /// that was stored is in the file.
     pub fn flush(&mut self) -> Result<(), Failure> {
         if !self.run.is_empty() {
-            self.file
+            self.places
                 .write_all_at(&self.run, self.run_offset)
                 .map_err(|e| Failure::writing(&self.path, &e))?;
             self.run.clear();
@@ -195,11 +232,19 @@ impl WorkFile {
         Ok(())
     }
 
-    /// The object is whole: makes it durable and gives it its name, in this order.
-    pub fn finish(mut self, size: u64) -> Result<PathBuf, Failure> {
+    /// The object is whole: makes it durable and gives it its name, in this order. On a device it has one; there it is
+    /// read back. When this returns, nobody here has the target open.
+    pub fn finish(mut self, manifest: &Manifest) -> Result<PathBuf, Failure> {
         let failed = |e: io::Error| Failure::writing(&self.path, &e);
-        self.file.set_len(size).map_err(failed)?;
-        self.file.sync_all().map_err(failed)?;
+        if let Some(device) = &self.device {
+            self.places.file().sync_data().map_err(failed)?;
+            device.verify(manifest)?;
+            self.finished = true;
+            self.log.iter().for_each(|log| remove(log));
+            return Ok(self.target.clone());
+        }
+        self.places.file().set_len(manifest.size).map_err(failed)?;
+        self.places.file().sync_all().map_err(failed)?;
         let flags = if self.replace { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
         let rename =
             |flags| renameat2(nix::fcntl::AT_FDCWD, &self.path, nix::fcntl::AT_FDCWD, &self.target, flags);
@@ -210,7 +255,7 @@ impl WorkFile {
         }
         .map_err(|e| Failure::writing(&self.target, &e.into()))?;
         self.finished = true;
-        remove(&self.log);
+        self.log.iter().for_each(|log| remove(log));
         if let Some(folder) = self.target.parent() {
             let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
             File::open(folder).and_then(|f| f.sync_all()).map_err(|e| Failure::writing(folder, &e))?;
@@ -222,8 +267,10 @@ impl WorkFile {
 impl Drop for WorkFile {
     fn drop(&mut self) {
         if !self.finished && !self.is_kept() {
-            remove(&self.log);
-            remove(&self.path);
+            self.log.iter().for_each(|log| remove(log));
+            if self.device.is_none() {
+                remove(&self.path);
+            }
         }
     }
 }
@@ -236,7 +283,11 @@ fn remove(path: &Path) {
 /// Reserves the space for an object and one spare symbol per block, so that a full disk shows now. Where files lie in
 /// memory that would take as long as to fill them with zeros; there, and where the file system cannot, it only finds
 /// out whether there is room.
-pub fn reserve(file: &File, geometry: &Geometry) -> io::Result<()> {
+pub fn reserve(places: &Places, geometry: &Geometry) -> io::Result<()> {
+    if places.are_on_device() {
+        return Ok(()); // its length was looked at
+    }
+    let file = places.file();
     let spare = u64::from(geometry.blocks()) * geometry.symbol_len() as u64;
     if fstatfs(file)?.filesystem_type() == TMPFS_MAGIC {
         return has_room(file, geometry.size() + spare);
@@ -264,9 +315,14 @@ fn has_room(file: &File, len: u64) -> io::Result<()> {
 }
 
 /// Starts writing a finished part of the file to the disk, so that the last `fsync` finds little to do.
-pub fn start_writeback(file: &File, offset: u64, len: u64) {
+pub fn start_writeback(places: &Places, offset: u64, len: u64) {
     // SAFETY: takes a descriptor and numbers; a failure only means that `fsync` has more to do.
     unsafe {
-        libc::sync_file_range(file.as_raw_fd(), offset as i64, len as i64, libc::SYNC_FILE_RANGE_WRITE);
+        libc::sync_file_range(
+            places.file().as_raw_fd(),
+            offset as i64,
+            len as i64,
+            libc::SYNC_FILE_RANGE_WRITE,
+        );
     }
 }
