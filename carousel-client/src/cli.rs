@@ -5,7 +5,7 @@ use clap::{Args, Parser, Subcommand};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-/// Take a file from a carousel: join at any moment, stop when the hashes match.
+/// Take a file or a folder from a carousel: join at any moment, stop when the hashes match.
 #[derive(Parser, Debug)]
 #[command(
     version,
@@ -138,9 +138,12 @@ pub struct Get {
     /// Where to put the object: a file, or a folder to keep its own name
     #[arg(long, value_name = "PATH")]
     pub out: PathBuf,
-    /// Replace an existing file
+    /// Replace an existing file; or with -T an existing folder, in one step
     #[arg(long)]
     pub force: bool,
+    /// --out is the object's own name, also where a folder of that name is
+    #[arg(short = 'T', long)]
+    pub no_target_directory: bool,
     /// An older version of the object: blocks that are the same are taken from it and not from the network
     #[arg(long, value_name = "OLDFILE")]
     pub seed: Option<PathBuf>,

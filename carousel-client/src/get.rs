@@ -3,6 +3,7 @@
 
 use crate::cli;
 use crate::decode::{self, Answer, Decoded, Job};
+use crate::folder::{Left, Staging};
 use crate::hook::Hook;
 use crate::interface;
 use crate::journal::Replay;
@@ -63,13 +64,13 @@ pub fn get(arguments: &cli::Get) -> Result<(), Failure> {
         rcvbuf: arguments.rcvbuf as usize,
         test_loss: arguments.test_loss,
     };
-    enter_sandbox(arguments, target.folder());
+    enter_sandbox(arguments, &target);
     let (tuner, updates) = what_to_join(arguments)?;
     let mut engine = Engine::new(arguments, trust, Files { state, target, early, seed }, tuner, updates);
     let failed = |e| Failure::new(Outcome::Failed, format!("a pipe cannot be made: {}", plain(&e)));
     let reception = Reception::new(settings).map_err(failed)?;
     let manifest = engine.run(reception, &stop).map_err(|failure| engine.put_away(failure))?;
-    let path = engine.finish(&manifest)?;
+    let path = engine.finish(&manifest, &stop)?;
     let tail = engine.sated.map(|since| since.elapsed()).unwrap_or_default();
     engine.report.done(&manifest, &path, &engine.standing(), &engine.heard(), tail);
     hook.map_or(Ok(()), |hook| hook.run(&path, &manifest))?;
@@ -77,7 +78,7 @@ pub fn get(arguments: &cli::Get) -> Result<(), Failure> {
 }
 
 /// Gives up what will not be needed again: before the first byte from the network, and before there are threads.
-fn enter_sandbox(arguments: &cli::Get, folder: &Path) {
+fn enter_sandbox(arguments: &cli::Get, target: &Target) {
     if arguments.no_sandbox {
         tracing::warn!("--no-sandbox: a fault in this program could do whatever its user may");
         return;
@@ -85,7 +86,8 @@ fn enter_sandbox(arguments: &cli::Get, folder: &Path) {
     let port = arguments.dns.nameserver.map_or(DNS_PORT, |address| address.port());
     let dns = Dns { trust_anchor: arguments.dns.trust_anchor.as_deref(), port };
     let state = arguments.state.as_deref();
-    sandbox::enter(&Reach { folder, state, dns: arguments.service.is_some().then_some(dns) });
+    let (folder, replaced) = (target.folder(), target.replaced(arguments));
+    sandbox::enter(&Reach { folder, replaced, state, dns: arguments.service.is_some().then_some(dns) });
 }
 
 /// Sources and groups, as the command line names them or as DNS knows them.
@@ -178,7 +180,7 @@ fn read_key(path: &Path) -> Result<Key, Failure> {
         .ok_or_else(|| Failure::usage(format!("{}: {}", path.display(), not_a_public_key(&text))))
 }
 
-/// What `--out` means: a file, or a folder in which the object keeps its own name.
+/// What `--out` means: the object's name, or a folder in which it keeps its own.
 struct Target {
     out: PathBuf,
     is_folder: bool,
@@ -186,8 +188,11 @@ struct Target {
 
 impl Target {
     fn new(arguments: &cli::Get) -> Self {
-        let text = arguments.out.as_os_str().as_encoded_bytes();
-        Self { out: arguments.out.clone(), is_folder: arguments.out.is_dir() || text.ends_with(b"/") }
+        let out = &arguments.out;
+        if arguments.no_target_directory {
+            return Self { out: out.components().collect(), is_folder: false }; // without a slash at its end
+        }
+        Self { out: out.clone(), is_folder: out.is_dir() || ends_with_slash(out) }
     }
 
     /// Where it and its work file are.
@@ -200,10 +205,31 @@ impl Target {
         (!self.is_folder).then(|| self.out.clone())
     }
 
-    /// The manifest's name is a plain file name, or it would not have been accepted.
-    fn path(&self, manifest: &Manifest) -> PathBuf {
-        if self.is_folder { self.out.join(&manifest.name) } else { self.out.clone() }
+    /// A folder that will be removed.
+    fn replaced(&self, arguments: &cli::Get) -> Option<&Path> {
+        let is_replaced = arguments.force && !self.is_folder && self.out.is_dir() && !self.out.is_symlink();
+        is_replaced.then_some(&*self.out)
     }
+
+    /// The manifest's name is a plain file name, or it would not have been accepted. What is meant by a folder's name
+    /// must be plain too: the same command must not mean another place when it is given twice.
+    fn path(&self, manifest: &Manifest) -> Result<PathBuf, Failure> {
+        let (out, name) = (self.out.display(), &manifest.name);
+        match (self.is_folder, manifest.table.is_some()) {
+            (true, true) if !ends_with_slash(&self.out) => Err(Failure::usage(format!(
+                "{out} is a folder, and so is {name}: --out {out}/ puts it inside, -T --force puts it in its place"
+            ))),
+            (true, _) => Ok(self.out.join(name)),
+            (false, false) if self.out.is_dir() => Err(Failure::usage(format!(
+                "{out} is a folder, and {name} is a file: leave -T away to put it inside"
+            ))),
+            (false, _) => Ok(self.out.clone()),
+        }
+    }
+}
+
+fn ends_with_slash(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().ends_with(b"/")
 }
 
 /// What of the disk a transfer has to do with.
@@ -222,6 +248,8 @@ struct Engine<'a> {
     report: Report,
     target: Target,
     work: Option<WorkFile>,
+    /// A folder that an earlier client had whole, instead of the work file.
+    staging: Option<Staging>,
     manifest: Option<Box<Manifest>>,
     /// An older file that may have some of the blocks.
     seed: Option<Arc<File>>,
@@ -276,6 +304,7 @@ impl<'a> Engine<'a> {
             report: Report::new(arguments.json, arguments.quiet),
             target: files.target,
             work: files.early,
+            staging: None,
             manifest: None,
             seed: files.seed,
             jobs: None,
@@ -344,10 +373,20 @@ impl<'a> Engine<'a> {
     }
 
     /// Gives the complete object its name.
-    fn finish(&mut self, manifest: &Manifest) -> Result<PathBuf, Failure> {
+    fn finish(&mut self, manifest: &Manifest, stop: &AtomicBool) -> Result<PathBuf, Failure> {
         self.jobs = None;
-        let work = self.work.take();
-        work.ok_or_else(|| Failure::new(Outcome::Failed, "complete without a file"))?.finish(manifest.size)
+        let lost = |what| Failure::new(Outcome::Failed, format!("complete without a {what}"));
+        let staging = match (self.staging.take(), self.work.take()) {
+            (Some(staging), _) => staging,
+            (None, Some(work)) if manifest.table.is_none() => return work.finish(manifest.size),
+            (None, Some(work)) => {
+                let hash = self.receiver.manifest_hash().ok_or_else(|| lost("manifest"))?;
+                Staging::begin(work, manifest, &hash)?
+            }
+            (None, None) => return Err(lost("file")),
+        };
+        self.report.unpacking();
+        staging.finish(stop)
     }
 
     fn handle_batch(&mut self, place: usize, batch: &Batch, reception: &Reception) -> Result<(), Failure> {
@@ -480,13 +519,22 @@ impl<'a> Engine<'a> {
     /// A manifest was accepted: makes room for the object.
     fn start(&mut self, manifest: Box<Manifest>, reception: &Reception) -> Result<(), Failure> {
         let geometry = manifest.geometry().map_err(|e| Failure::untrusted(e.to_string()))?;
-        let path = self.target.path(&manifest);
-        let mut work = match self.work.take() {
+        let path = self.target.path(&manifest)?;
+        let work = match self.work.take() {
             Some(work) => work,
             None => WorkFile::create(&path, self.arguments.force)?,
         };
         let hash = self.receiver.manifest_hash();
         let hash = hash.ok_or_else(|| Failure::new(Outcome::Failed, "started without a manifest"))?;
+        let mut work = match Left::find(work, &manifest, &hash)? {
+            Left::Nothing(work) => work,
+            Left::Staged(staging) => {
+                self.report.started(&manifest, IP_UDP_LEN + HEADER_LEN + geometry.symbol_len());
+                self.report.resumed(geometry.symbols_needed(), geometry.symbols_needed());
+                (self.staging, self.manifest, self.complete) = (Some(staging), Some(manifest), true);
+                return Ok(());
+            }
+        };
         let replay = work.begin(&hash, &geometry)?;
         let bell = || reception.bell().map_err(|e| Failure::new(Outcome::Failed, plain(&e)));
         let threads = self.arguments.threads;

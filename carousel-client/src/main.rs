@@ -2,13 +2,14 @@
 //!
 //! [`discovery`] asks DNS what there is, [`tuner`] decides which of it is joined. Wire to disk: [`ssm`] joins and [`receive`] waits for batches of packets; `carousel_proto` parses and judges
 //! them; [`get`] does what its receiver says: [`writer`] puts symbols into the work file, [`decode`] completes
-//! the blocks; [`report`] tells people and programs. One loop, one direction. All of it in a [`sandbox`], but for the
+//! the blocks; [`folder`] takes a whole folder apart; [`report`] tells people and programs. One loop, one direction. All of it in a [`sandbox`], but for the
 //! command at the end, which has a process of its own: [`hook`].
 
 mod cli;
 mod decode;
 #[cfg(feature = "dns")]
 mod discovery;
+mod folder;
 mod get;
 mod hook;
 mod interface;

@@ -67,6 +67,8 @@ const DEADLY: [libc::c_long; 31] = [
 pub struct Reach<'a> {
     /// Where the target and its work file are.
     pub folder: &'a Path,
+    /// A folder in there that is to be removed.
+    pub replaced: Option<&'a Path>,
     /// What the device remembers, if it does.
     pub state: Option<&'a Path>,
     /// What DNS is asked with, if it is.
@@ -108,7 +110,7 @@ fn drop_capabilities(reach: &Reach<'_>) -> Result<(), caps::errors::CapsError> {
     caps::set(None, CapSet::Effective, &keep)?;
     let is_ours =
         |m: std::fs::Metadata| m.uid() == nix::unistd::geteuid().as_raw() && m.mode() & 0o300 == 0o300;
-    let mut folders = [reach.folder].into_iter().chain(reach.state);
+    let mut folders = [reach.folder].into_iter().chain(reach.replaced).chain(reach.state);
     if !folders.all(|folder| folder.metadata().is_ok_and(is_ours)) {
         keep.extend(FOR_FOREIGN_FOLDERS.into_iter().filter(|capability| had.contains(capability)));
         caps::set(None, CapSet::Effective, &keep)?;
@@ -121,6 +123,8 @@ fn drop_capabilities(reach: &Reach<'_>) -> Result<(), caps::errors::CapsError> {
 fn confine(reach: &Reach<'_>) -> Result<RulesetStatus, RulesetError> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let write = read | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeReg | AccessFs::RemoveFile;
+    // An object may be a folder: its files are made below the target's, and moved there.
+    let unpack = write | AccessFs::MakeDir | AccessFs::MakeSym | AccessFs::RemoveDir | AccessFs::Refer;
     let ports =
         reach.dns.iter().map(|dns| Ok::<_, RulesetError>(NetPort::new(dns.port, AccessNet::ConnectTcp)));
     let status = Ruleset::default()
@@ -128,7 +132,8 @@ fn confine(reach: &Reach<'_>) -> Result<RulesetStatus, RulesetError> {
         .handle_access(AccessNet::from_all(LANDLOCK))?
         .scope(Scope::from_all(LANDLOCK))?
         .create()?
-        .add_rules(path_beneath_rules([reach.folder].into_iter().chain(reach.state), write))?
+        .add_rules(path_beneath_rules([reach.folder], unpack))?
+        .add_rules(path_beneath_rules(reach.state, write))?
         .add_rules(path_beneath_rules(PROCESSORS, read))?
         .add_rules(path_beneath_rules(reach.dns.iter().flat_map(Dns::files), read))?
         .add_rules(ports)?

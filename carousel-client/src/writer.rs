@@ -51,16 +51,7 @@ impl WorkFile {
                 target.display()
             )));
         }
-        let name = target.file_name().ok_or_else(|| {
-            Failure::usage(format!("{}: not a file name; give --out a file or a folder", target.display()))
-        })?;
-        let hidden = |suffix: &str| {
-            let mut file = std::ffi::OsString::from(".");
-            file.push(name);
-            file.push(suffix);
-            target.with_file_name(file)
-        };
-        let (path, log) = (hidden(".carousel-part"), hidden(".carousel-log"));
+        let (path, log) = (hidden(target, ".carousel-part")?, hidden(target, ".carousel-log")?);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -188,11 +179,45 @@ impl WorkFile {
         Ok(())
     }
 
+    /// What it will be called.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// What it is called now.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether something else may be there under that name, and go.
+    pub fn replaces(&self) -> bool {
+        self.replace
+    }
+
+    /// How long it is.
+    pub fn len(&self) -> Result<u64, Failure> {
+        self.file.metadata().map(|metadata| metadata.len()).map_err(|e| Failure::reading(&self.path, &e))
+    }
+
+    /// The object is whole: makes it durable.
+    pub fn seal(&mut self, size: u64) -> Result<(), Failure> {
+        let sealed = self.file.set_len(size).and_then(|()| self.file.sync_all());
+        sealed.map_err(|e| Failure::writing(&self.path, &e))
+    }
+
+    /// All that was in it is elsewhere; `moved`: it has itself become one of the files, and somebody else may already
+    /// have another one under its name.
+    pub fn handle_unpacked(mut self, moved: bool) {
+        self.finished = true;
+        remove(&self.log);
+        if !moved {
+            remove(&self.path);
+        }
+    }
+
     /// The object is whole: makes it durable and gives it its name, in this order.
     pub fn finish(mut self, size: u64) -> Result<PathBuf, Failure> {
-        let failed = |e: io::Error| Failure::writing(&self.path, &e);
-        self.file.set_len(size).map_err(failed)?;
-        self.file.sync_all().map_err(failed)?;
+        self.seal(size)?;
         let flags = if self.replace { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
         let rename =
             |flags| renameat2(nix::fcntl::AT_FDCWD, &self.path, nix::fcntl::AT_FDCWD, &self.target, flags);
@@ -219,6 +244,17 @@ impl Drop for WorkFile {
             remove(&self.path);
         }
     }
+}
+
+/// The name of something that belongs to a target while it is not there.
+pub fn hidden(target: &Path, suffix: &str) -> Result<PathBuf, Failure> {
+    let name = target.file_name().ok_or_else(|| {
+        Failure::usage(format!("{}: not a file name; give --out a file or a folder", target.display()))
+    })?;
+    let mut file = std::ffi::OsString::from(".");
+    file.push(name);
+    file.push(suffix);
+    Ok(target.with_file_name(file))
 }
 
 /// If it cannot be removed, it is of no harm.
