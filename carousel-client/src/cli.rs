@@ -135,7 +135,8 @@ pub struct Get {
     /// Trust the first manifest that arrives, whoever sent it
     #[arg(long)]
     pub insecure: bool,
-    /// Where to put the object: a file, or a folder to keep its own name
+    /// Where to put the object: its name, or a folder to keep its own (end it with a slash if the object is a
+    /// folder too)
     #[arg(long, value_name = "PATH")]
     pub out: PathBuf,
     /// Replace an existing file; or with -T an existing folder, in one step

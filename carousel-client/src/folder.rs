@@ -73,7 +73,8 @@ pub enum Left {
 impl Left {
     /// Looks for it. What belongs to another object, or does not prove to be right, is removed.
     pub fn find(work: WorkFile, manifest: &Manifest, hash: &blake3::Hash) -> Result<Self, Failure> {
-        let (tree, path) = (hidden(work.target(), ".carousel-tree")?, hidden(work.target(), ".carousel-table")?);
+        let (tree, path) =
+            (hidden(work.target(), ".carousel-tree")?, hidden(work.target(), ".carousel-table")?);
         let mut work = work;
         if let Some(note) = open_note(&path)? {
             if note.try_lock().is_err() {
@@ -84,9 +85,21 @@ impl Left {
             }
             let failed = |e: io::Error| Failure::reading(&path, &e);
             if let Some((inode, table)) = read_note(&note, hash).map_err(failed)? {
-                let staging =
-                    Staging { work, tree: tree.clone(), note: (path.clone(), note), inode, table, size: manifest.size };
-                if staging.is_swapped() || staging.is_right(&manifest.digest) {
+                let staging = Staging {
+                    work,
+                    tree: tree.clone(),
+                    note: (path.clone(), note),
+                    inode,
+                    table,
+                    size: manifest.size,
+                };
+                let place = if staging.is_swapped() {
+                    staging.work.target()
+                } else {
+                    open_up(&tree, true); // it may have been settled already
+                    &tree
+                };
+                if staging.digest(place).is_ok_and(|digest| digest == manifest.digest) {
                     return Ok(Self::Staged(staging));
                 }
                 tracing::warn!("what an earlier client had unpacked is damaged; taking all of it again");
@@ -109,12 +122,14 @@ impl Staging {
         let table_len = manifest.table.unwrap_or_default();
         let mut table = vec![0; table_len as usize]; // the manifest was refused if it were too long
         let file = work.file();
-        file.read_exact_at(&mut table, manifest.size - table_len).map_err(|e| Failure::reading(work.path(), &e))?;
+        file.read_exact_at(&mut table, manifest.size - table_len)
+            .map_err(|e| Failure::reading(work.path(), &e))?;
         if let Err(error) = Table::parse(&table, manifest.size) {
             work.discard();
             return Err(Failure::untrusted(format!("{}: {error}; nothing was unpacked", manifest.name)));
         }
-        let (tree, path) = (hidden(work.target(), ".carousel-tree")?, hidden(work.target(), ".carousel-table")?);
+        let (tree, path) =
+            (hidden(work.target(), ".carousel-tree")?, hidden(work.target(), ".carousel-table")?);
         remove_tree(&tree)?;
         let failed = |e: Errno| Failure::writing(&tree, &e.into());
         mkdirat(AT_FDCWD, &tree, PRIVATE_FOLDER).map_err(failed)?;
@@ -129,13 +144,18 @@ impl Staging {
     pub fn finish(self, stop: &AtomicBool) -> Result<PathBuf, Failure> {
         let done = self.unpack(stop).and_then(|moved| self.swap().map(|()| moved));
         let moved = done.map_err(|failure| {
-            let message =
-                format!("{}; the object is whole and kept, the same command goes on with it", failure.message);
+            let message = format!(
+                "{}; the object is whole and kept, the same command goes on with it",
+                failure.message
+            );
             Failure::new(failure.outcome, message)
         })?;
         let target = self.work.target().to_owned();
         if let Err(failure) = remove_tree(&self.tree) {
-            tracing::warn!("{}: what was there before could not be removed; remove it by hand", failure.message);
+            tracing::warn!(
+                "{}: what was there before could not be removed; remove it by hand",
+                failure.message
+            );
         }
         self.work.handle_unpacked(moved);
         remove_note(&self.note.0);
@@ -178,7 +198,13 @@ impl Staging {
     }
 
     /// Takes the work file apart down to a length, portion by portion: copied, on the disk, cut off.
-    fn empty(&self, table: &Table<'_>, tree: &mut Tree, down_to: u64, stop: &AtomicBool) -> Result<(), Failure> {
+    fn empty(
+        &self,
+        table: &Table<'_>,
+        tree: &mut Tree,
+        down_to: u64,
+        stop: &AtomicBool,
+    ) -> Result<(), Failure> {
         let portion = (self.size / PORTION_PART).clamp(PORTION_MIN, PORTION_MAX);
         let file = self.work.file();
         let mut len = self.work.len()?;
@@ -202,13 +228,16 @@ impl Staging {
             return sync_folder(target); // by an earlier client
         }
         let rename = |flags| renameat2(AT_FDCWD, &self.tree, AT_FDCWD, target, flags);
+        let is_there = || target.symlink_metadata().is_ok();
         let done = match rename(RenameFlags::RENAME_NOREPLACE) {
-            Err(Errno::EEXIST) if self.work.replaces() => match rename(RenameFlags::RENAME_EXCHANGE) {
-                Err(Errno::EINVAL | Errno::ENOSYS) => return Err(no_swap(target)),
-                other => other,
-            },
+            Err(Errno::EEXIST | Errno::EINVAL) if self.work.replaces() && is_there() => {
+                match rename(RenameFlags::RENAME_EXCHANGE) {
+                    Err(Errno::EINVAL | Errno::ENOSYS) => return Err(no_swap(target)),
+                    other => other,
+                }
+            }
             // Some file systems cannot refuse to replace.
-            Err(Errno::EINVAL) if target.symlink_metadata().is_err() => rename(RenameFlags::empty()),
+            Err(Errno::EINVAL) if !is_there() => rename(RenameFlags::empty()),
             other => other,
         };
         done.map_err(|e| Failure::writing(target, &e.into()))?;
@@ -220,14 +249,10 @@ impl Staging {
         self.work.target().symlink_metadata().is_ok_and(|m| m.is_dir() && m.ino() == self.inode)
     }
 
-    /// Whether work file, staged files and table, end to end, are the object.
-    fn is_right(&self, digest: &[u8; 32]) -> bool {
-        self.digest().is_ok_and(|found| found == *digest)
-    }
-
-    fn digest(&self) -> Result<[u8; 32], Failure> {
+    /// Of work file, files in a folder, and table, as if they lay end to end.
+    fn digest(&self, folder: &Path) -> Result<[u8; 32], Failure> {
         let table = self.table()?;
-        let mut tree = Tree::open(&self.tree, self.work.target())?;
+        let mut tree = Tree::open(folder, self.work.target())?;
         let (work, len) = (self.work.file(), self.work.len()?);
         let mut hasher = blake3::Hasher::new();
         let mut hash = |file: &File, at: u64, len: u64| -> Result<(), Failure> {
@@ -284,7 +309,9 @@ impl Tree {
                 let make = || symlinkat(OsStr::from_bytes(target), folder, name);
                 match make() {
                     // Where it leads to is in no hash.
-                    Err(Errno::EEXIST) => unlinkat(folder, name, UnlinkatFlags::NoRemoveDir).and_then(|()| make()),
+                    Err(Errno::EEXIST) => {
+                        unlinkat(folder, name, UnlinkatFlags::NoRemoveDir).and_then(|()| make())
+                    }
                     other => other,
                 }
             }
@@ -363,10 +390,13 @@ impl Tree {
                     let flags = UtimensatFlags::NoFollowSymlink;
                     utimensat(folder, name(entry.path), &UNCHANGED, &time, flags).map_err(failed)?;
                 }
-                Kind::File { .. } => set(self.file(entry, OFlag::O_RDONLY)?, &entry.attributes).map_err(failed)?,
+                Kind::File { .. } => {
+                    set(self.file(entry, OFlag::O_RDONLY)?, &entry.attributes).map_err(failed)?
+                }
                 Kind::Folder => {
                     let name = name(entry.path);
-                    let folder = openat(self.folder(entry)?, name, folder_flags(), Mode::empty()).map_err(&failed)?;
+                    let folder =
+                        openat(self.folder(entry)?, name, folder_flags(), Mode::empty()).map_err(&failed)?;
                     set(folder, &entry.attributes).map_err(failed)?;
                 }
             }
@@ -505,7 +535,7 @@ fn remove_tree(path: &Path) -> Result<(), Failure> {
     let removed = if metadata.is_dir() {
         std::fs::remove_dir_all(path).or_else(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => {
-                open_up(path);
+                open_up(path, false);
                 std::fs::remove_dir_all(path)
             }
             _ => Err(error),
@@ -521,14 +551,22 @@ fn remove_tree(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Gives the owner of a folder, and of those in it, the right to empty them.
-fn open_up(path: &Path) {
+/// Gives the owner of a folder, and of those in it, the right to empty them; and if `files`, to read and write in them.
+fn open_up(path: &Path, files: bool) {
+    let allow = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
     let mut folders = vec![path.to_owned()];
     while let Some(folder) = folders.pop() {
-        let _ = std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700));
+        let _ = allow(&folder, 0o700);
         let Ok(entries) = std::fs::read_dir(&folder) else { continue };
-        // The type is that of a link itself, not of where it leads to.
-        let within = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-        folders.extend(within.map(|entry| entry.path()));
+        for entry in entries.flatten() {
+            // The type is that of a link itself, not of where it leads to.
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+                Ok(kind) if kind.is_file() && files => {
+                    let _ = allow(&entry.path(), 0o600);
+                }
+                _ => {}
+            }
+        }
     }
 }

@@ -121,7 +121,9 @@ pub enum TableError {
     #[error("file table is not readable: {0}")]
     Cbor(String),
     /// More than anybody should have to hold in memory.
-    #[error("file table is too long: at most {MAX_TABLE_LEN} bytes, {MAX_ENTRIES} entries and extents are allowed")]
+    #[error(
+        "file table is too long: at most {MAX_TABLE_LEN} bytes, {MAX_ENTRIES} entries and extents are allowed"
+    )]
     TooLong,
     /// A path that is none, or leads out of the folder.
     #[error("{0}: no safe path within a folder: {1}")]
@@ -160,7 +162,11 @@ pub struct Shown(pub Vec<u8>);
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for part in self.0.utf8_chunks() {
-            write!(f, "{}", part.valid().escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\""))?;
+            write!(
+                f,
+                "{}",
+                part.valid().escape_debug().to_string().replace("\\'", "'").replace("\\\"", "\"")
+            )?;
             part.invalid().iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))?;
         }
         Ok(())
@@ -254,7 +260,10 @@ impl<'a> Table<'a> {
         whole.then_some(*run)
     }
 
-    fn write(&self, e: &mut Encoder<Vec<u8>>) -> Result<(), minicbor::encode::Error<std::convert::Infallible>> {
+    fn write(
+        &self,
+        e: &mut Encoder<Vec<u8>>,
+    ) -> Result<(), minicbor::encode::Error<std::convert::Infallible>> {
         let attributes = |e: &mut Encoder<Vec<u8>>, a: &Attributes| {
             e.u16(a.mode)?.i64(a.seconds)?.u32(a.nanos)?;
             Ok(())
@@ -439,7 +448,10 @@ fn read_entry<'a>(d: &mut Decoder<'a>, extents: &mut usize) -> Result<Entry<'a>,
         (FOLDER, 5) => Kind::Folder,
         (FILE, 6) => {
             let size = d.u64().map_err(cbor)?;
-            Kind::File { size, extents: if size == 0 { vec![] } else { vec![Extent { offset: 0, len: size }] } }
+            Kind::File {
+                size,
+                extents: if size == 0 { vec![] } else { vec![Extent { offset: 0, len: size }] },
+            }
         }
         (FILE, 7) => {
             let size = d.u64().map_err(cbor)?;
@@ -529,8 +541,12 @@ mod tests {
     #[test]
     fn the_largest_file_without_holes_lies_first_and_the_others_follow() {
         let table = Table::new(PLAIN, sample()).unwrap();
-        let laid: Vec<_> = table.runs().iter().map(|run| (run.start, run.len, run.entry, run.offset)).collect();
-        assert_eq!(laid, [(0, 100, 2, 0), (100, 3, 1, 0), (103, 100, 6, 0), (203, 50, 7, 0), (253, 200, 7, 1 << 20)]);
+        let laid: Vec<_> =
+            table.runs().iter().map(|run| (run.start, run.len, run.entry, run.offset)).collect();
+        assert_eq!(
+            laid,
+            [(0, 100, 2, 0), (100, 3, 1, 0), (103, 100, 6, 0), (203, 50, 7, 0), (253, 200, 7, 1 << 20)]
+        );
         assert_eq!(table.first().map(|run| run.entry), Some(2));
         let some: Vec<_> =
             table.runs_in(102..254).map(|run| (run.start, run.len, run.entry, run.offset)).collect();
@@ -547,10 +563,25 @@ mod tests {
         let deep = [&deep[..], b"f"].concat();
         let very_long = [&[b'y'; 255][..], b"/"].concat().repeat(17);
         let paths: [&[u8]; 12] = [
-            b"", b"/", b"/etc/passwd", b"..", b"../x", b"a/../b", b"a//b", b"a/", b"./a", b"a\0b", &long, &very_long,
+            b"",
+            b"/",
+            b"/etc/passwd",
+            b"..",
+            b"../x",
+            b"a/../b",
+            b"a//b",
+            b"a/",
+            b"./a",
+            b"a\0b",
+            &long,
+            &very_long,
         ];
         for path in paths {
-            assert!(matches!(mirrored(vec![file(path, 1)]), Err(TableError::Path(..))), "{}", Shown(path.to_vec()));
+            assert!(
+                matches!(mirrored(vec![file(path, 1)]), Err(TableError::Path(..))),
+                "{}",
+                Shown(path.to_vec())
+            );
         }
         assert!(matches!(check_path(&deep), Err(TableError::Path(..))));
         assert!(check_path(&deep[2..]).is_ok());
@@ -599,10 +630,15 @@ mod tests {
     fn claimed_numbers_cost_nothing() {
         let mut bytes = Table::new(PLAIN, vec![]).unwrap().emit();
         assert_eq!(bytes.pop(), Some(0x80)); // the empty array of entries
-        for claim in [&[0x9a, 0x3b, 0x9a, 0xca, 0x00][..], &[0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]] {
+        for claim in
+            [&[0x9a, 0x3b, 0x9a, 0xca, 0x00][..], &[0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]]
+        {
             assert_eq!(Table::parse(&[&bytes, claim].concat(), 100), Err(TableError::TooLong));
         }
-        assert!(matches!(Table::parse(&[&bytes[..], &[0x9a, 0, 0x0f, 0xff, 0xff]].concat(), 100), Err(TableError::Cbor(_))));
+        assert!(matches!(
+            Table::parse(&[&bytes[..], &[0x9a, 0, 0x0f, 0xff, 0xff]].concat(), 100),
+            Err(TableError::Cbor(_))
+        ));
     }
 
     #[test]

@@ -92,9 +92,9 @@ impl Folder {
         for run in runs_in(&self.runs, at..end) {
             let path = self.path_of(&self.found[run.entry]);
             let into = &mut bytes[(run.start - at) as usize..][..run.len as usize];
-            open(&path)
-                .and_then(|file| file.read_exact_at(into, run.offset))
-                .map_err(|e| Failure::storage(format!("{}: {} (did it shrink?)", path.display(), plain(&e))))?;
+            open(&path).and_then(|file| file.read_exact_at(into, run.offset)).map_err(|e| {
+                Failure::storage(format!("{}: {} (did it shrink?)", path.display(), plain(&e)))
+            })?;
         }
         let data_len = self.data_len();
         if end > data_len {

@@ -34,9 +34,13 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Failure> {
     let table = check(&bundle).map_err(|what| {
         Failure::untrusted(format!("{}: damaged: {what}; fetch or pack it again", arguments.bundle.display()))
     })?;
-    let table = table.as_deref().map(|bytes| Table::parse(bytes, bundle.manifest.size)).transpose().map_err(|e| {
-        Failure::untrusted(format!("{}: no client would unpack this folder: {e}", arguments.bundle.display()))
-    })?;
+    let table =
+        table.as_deref().map(|bytes| Table::parse(bytes, bundle.manifest.size)).transpose().map_err(|e| {
+            Failure::untrusted(format!(
+                "{}: no client would unpack this folder: {e}",
+                arguments.bundle.display()
+            ))
+        })?;
     if let Some(prefix) = &arguments.export {
         for (suffix, bytes) in [(".manifest", envelope.manifest), (".manifest.minisig", envelope.signature)] {
             let path = with_suffix(prefix, suffix);

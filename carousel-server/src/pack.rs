@@ -119,7 +119,8 @@ impl Input {
         let reading = |e: std::io::Error| Failure::reading(path, &e);
         let metadata = path.metadata().map_err(reading)?;
         if metadata.is_dir() {
-            let folder_of = |out: &Path| out.parent().filter(|p| !p.as_os_str().is_empty()).map(Path::canonicalize);
+            let folder_of =
+                |out: &Path| out.parent().filter(|p| !p.as_os_str().is_empty()).map(Path::canonicalize);
             let out = folder_of(out).unwrap_or_else(|| Path::new(".").canonicalize());
             if out.ok().zip(path.canonicalize().ok()).is_some_and(|(out, path)| out.starts_with(path)) {
                 return Err(Failure::usage(format!(

@@ -264,7 +264,8 @@ fn five_thousand_files_at_five_per_cent_loss() {
 #[test]
 fn the_same_tree_makes_the_same_bundle() {
     let folder = Folder::new();
-    let other = if Path::new("/dev/shm").is_dir() { Folder::new_in(Path::new("/dev/shm")) } else { Folder::new() };
+    let other =
+        if Path::new("/dev/shm").is_dir() { Folder::new_in(Path::new("/dev/shm")) } else { Folder::new() };
     let (one, two) = (folder.path().join("tree"), other.path().join("another name"));
     fs::create_dir(&one).unwrap();
     mixed(&one, 3);
@@ -471,7 +472,8 @@ fn a_new_release_takes_the_old_one_s_place_in_one_step() {
         fs::write(tree.join("release"), format!("{seed}")).unwrap();
     }
     let first = pack(&lab.fresh_dir("1"), &trees[0], &["--name", "site"]);
-    let second = pack_with(first.keys.clone(), &lab.fresh_dir("2"), &trees[1], &["--name", "site", "--seq", "2"]);
+    let second =
+        pack_with(first.keys.clone(), &lab.fresh_dir("2"), &trees[1], &["--name", "site", "--seq", "2"]);
     let folder = lab.fresh_dir("target");
     let inside = PathBuf::from(format!("{}/", folder.display()));
     let out = folder.join("site");
@@ -505,6 +507,177 @@ fn a_new_release_takes_the_old_one_s_place_in_one_step() {
     assert_eq!(client.finish(LIMIT).code(), 2, "{client}");
     assert_same(&trees[1], &out);
     assert_eq!(contents(&folder), ["site"]);
+}
+
+/// A get under strace, which makes calls fail or notes them.
+fn traced(host: &Host, packed: &Packed, out: &Path, how: &[&str], more: &[&str]) -> Running {
+    let mut line = args(&[&"strace", &"-f", &"-qq", &"-y"]);
+    line.extend(how.iter().map(OsString::from));
+    line.extend(scene::get_line(&[SOURCE], packed, out, more));
+    host.spawn(&line)
+}
+
+#[test]
+fn what_a_kernel_or_a_file_system_cannot_do_is_done_otherwise_or_refused() {
+    let test = "what_a_kernel_or_a_file_system_cannot_do_is_done_otherwise_or_refused";
+    if !lab::have("strace") {
+        return lab::skip(test, "the program strace is missing");
+    }
+    let Some(lab) = Lab::enter(test) else { return };
+    let (s, c) = scene::pair(&lab);
+    let tree = lab.fresh_dir("tree");
+    mixed(&tree, 40);
+    let packed = pack(lab.dir(), &tree, &["--name", "got", "--block-size", "256KiB"]);
+    let _server = serve(&s, &packed, "80M");
+    let folder = lab.fresh_dir("target");
+    let out = folder.join("got");
+    let nothing = ["-o", "/dev/null"];
+    for fault in ["renameat:error=EXDEV", "copy_file_range:error=EXDEV", "copy_file_range:error=ENOSYS"] {
+        let how = [&nothing[..], &[&format!("--inject={fault}")]].concat();
+        let client = traced(&c, &packed, &out, &how, &["-T", "--force"]);
+        arrive(&client, &packed);
+        assert_same(&tree, &out);
+        assert_eq!(contents(&folder), ["got"], "{fault}");
+    }
+    // A disk that fills up, and one that fails: the object is kept, and nothing is at its place.
+    fs::remove_dir_all(&out).unwrap();
+    for (fault, code) in [("copy_file_range:error=ENOSPC:when=3+", 6), ("syncfs:error=EIO:when=2", 6)] {
+        let how = [&nothing[..], &[&format!("--inject={fault}")]].concat();
+        let client = traced(&c, &packed, &out, &how, &[]);
+        assert_eq!(client.finish(LIMIT).code(), code, "{client}");
+        assert!(client.stderr().contains("is whole and kept, the same command goes on"), "{client}");
+        assert!(!out.exists());
+    }
+    let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
+    arrive(&client, &packed);
+    assert!(client.stdout().contains("\"resumed\""), "{client}");
+    assert_same(&tree, &out);
+    assert_eq!(contents(&folder), ["got"]);
+    // No swap in one step: found out before the transfer, and the old folder stays as it is.
+    let old = listing(&out);
+    let how = [&nothing[..], &["--inject=renameat2:error=EINVAL"]].concat();
+    let client = traced(&c, &packed, &out, &how, &["-T", "--force"]);
+    assert_eq!(client.finish(LIMIT).code(), 6, "{client}");
+    assert!(client.stderr().contains("cannot swap two folders in one step"), "{client}");
+    assert!(!client.stdout().contains("\"progress\"") && listing(&out) == old);
+    assert_eq!(contents(&folder), ["got"]);
+}
+
+/// A power cut loses what was not synced. So nothing may be cut off, or named, before what replaces it is on the disk.
+#[test]
+fn nothing_is_cut_off_or_named_before_the_disk_has_it() {
+    let test = "nothing_is_cut_off_or_named_before_the_disk_has_it";
+    if !lab::have("strace") {
+        return lab::skip(test, "the program strace is missing");
+    }
+    let Some(lab) = Lab::enter(test) else { return };
+    let (s, c) = scene::pair(&lab);
+    let tree = lab.fresh_dir("tree");
+    mixed(&tree, 50);
+    crowd(&tree.join("crowd"), 100, 100_000, 50);
+    let packed = pack(lab.dir(), &tree, &["--name", "got", "--block-size", "256KiB"]);
+    let _server = serve(&s, &packed, "80M");
+    let folder = lab.fresh_dir("target");
+    let out = folder.join("got");
+    let log = lab.file("strace");
+    let calls =
+        "trace=copy_file_range,pwrite64,ftruncate,syncfs,fsync,mkdirat,renameat,renameat2,utimensat,fchmod";
+    let client = traced(&c, &packed, &out, &["-e", calls, "-o", log.to_str().unwrap()], &[]);
+    arrive(&client, &packed);
+    let text = fs::read_to_string(&log).unwrap();
+    let (mut cuts, mut noted, mut sealed, mut swapped) = (0, false, false, false);
+    let (mut in_tree, mut in_part) = (0, 0); // what is not on the disk yet
+    for line in text.lines().filter(|line| !line.contains(" = -1 ")) {
+        let Some((call, arguments)) = line.split_once(' ').and_then(|(_, call)| call.trim().split_once('('))
+        else {
+            continue;
+        };
+        let (of_part, of_tree) = (arguments.contains("carousel-part"), arguments.contains("carousel-tree"));
+        match call {
+            "pwrite64" if of_part => in_part += 1,
+            "fsync" if of_part => (sealed, in_part) = (true, 0),
+            "fsync" if arguments.contains("carousel-table") => {
+                assert!(
+                    sealed && in_part == 0,
+                    "the note says that the object is whole before it is: {line}"
+                );
+                noted = true;
+            }
+            "copy_file_range" | "utimensat" | "fchmod" | "mkdirat" => in_tree += 1,
+            "syncfs" => in_tree = 0,
+            "ftruncate" if of_part && noted => {
+                assert_eq!(in_tree, 0, "cut off too early: {line}");
+                cuts += 1;
+            }
+            "renameat2" if of_tree => {
+                assert_eq!(in_tree, 0, "named too early: {line}");
+                swapped = true;
+            }
+            _ => {}
+        }
+    }
+    assert!(cuts > 2 && swapped && noted, "{cuts} cuts in {text}");
+    // After the swap, the name too.
+    let after = text.rsplit("renameat2(").next().unwrap();
+    assert!(after.contains("fsync("), "{after}");
+}
+
+#[test]
+fn an_ordinary_user_can_do_it_and_a_signal_ends_it() {
+    let test = "an_ordinary_user_can_do_it_and_a_signal_ends_it";
+    let Some(lab) = Lab::enter(test) else { return };
+    let (s, c) = scene::pair(&lab);
+    let tree = lab.fresh_dir("tree");
+    mixed(&tree, 60);
+    crowd(&tree.join("crowd"), 500, 10_000, 60);
+    let packed = pack(lab.dir(), &tree, &["--name", "got", "--block-size", "256KiB"]);
+    let _server = serve(&s, &packed, "80M");
+    let folder = lab.fresh_dir("target");
+    let out = folder.join("got");
+    if !lab::have("setpriv") || std::os::unix::fs::chown(&folder, Some(65534), Some(65534)).is_err() {
+        return lab::skip(test, "nobody else to be: no setpriv, or not root");
+    }
+    fs::set_permissions(lab.dir(), Permissions::from_mode(0o755)).unwrap();
+    let client = lab.file("carousel-client");
+    fs::copy(bins::client(), &client).unwrap();
+    let begin = |before: &[&str]| {
+        let words: [&dyn AsOsString; 5] =
+            [&"setpriv", &"--reuid=65534", &"--regid=65534", &"--clear-groups", &client];
+        let mut line: Vec<OsString> = before.iter().map(OsString::from).collect();
+        line.extend(args(&words));
+        line.extend(scene::get_line(&[SOURCE], &packed, &out, &["-T", "--force"]).into_iter().skip(1));
+        c.spawn(&line)
+    };
+    let start = || begin(&[]);
+    // Twice: the second time there is a folder to remove, with others in it that cannot be written.
+    for _ in 0..2 {
+        arrive(&start(), &packed);
+        assert_same(&tree, &out);
+        assert_eq!(contents(&folder), ["got"]);
+    }
+    // Killed when it had everything but the name, and the staged folder is one that cannot be written.
+    if lab::have("strace") {
+        let kill = "--inject=renameat2:signal=KILL:when=2"; // the first only tried whether it can
+        let killed = begin(&["strace", "-f", "-qq", "-o", "/dev/null", kill]);
+        assert_ne!(killed.finish(LIMIT).code(), 0, "{killed}");
+        let staged = folder.join(".got.carousel-tree/locked");
+        assert_eq!(staged.metadata().unwrap().mode() & 0o777, 0o555);
+        let client = start();
+        arrive(&client, &packed);
+        assert!(client.stdout().contains("\"resumed\"") && !client.stderr().contains("damaged"), "{client}");
+        assert_same(&tree, &out);
+        assert_eq!(contents(&folder), ["got"]);
+    }
+    let stopped = start();
+    until("the unpacking to begin", LIMIT, || folder.join(".got.carousel-table").exists());
+    stopped.kill(Signal::SIGTERM);
+    if stopped.finish(LIMIT).code() != 0 {
+        assert_eq!(stopped.finish(LIMIT).code(), 1, "{stopped}");
+        assert!(stopped.stderr().contains("interrupted; the object is whole and kept"), "{stopped}");
+    }
+    arrive(&start(), &packed);
+    assert_same(&tree, &out);
+    assert_eq!(contents(&folder), ["got"]);
 }
 
 /// A disk that has hardly more room than the object, and no file in it that is most of it.
@@ -607,7 +780,8 @@ fn link(path: &[u8], target: &[u8]) -> Vec<u8> {
 fn table(claimed: u64, entries: &[Vec<u8>]) -> Vec<u8> {
     let format = b"carousel folder 1";
     let root = [head(4, 3), numbers(&[0o755, 0, 0])].concat();
-    [head(4, 3), head(3, format.len() as u64), format.to_vec(), root, head(4, claimed), entries.concat()].concat()
+    [head(4, 3), head(3, format.len() as u64), format.to_vec(), root, head(4, claimed), entries.concat()]
+        .concat()
 }
 
 /// A bundle that is right in everything, and signed, but for the table at its object's end.
