@@ -533,7 +533,8 @@ fn what_a_kernel_or_a_file_system_cannot_do_is_done_otherwise_or_refused() {
     let out = folder.join("got");
     let nothing = ["-o", "/dev/null"];
     for fault in ["renameat:error=EXDEV", "copy_file_range:error=EXDEV", "copy_file_range:error=ENOSYS"] {
-        let how = [&nothing[..], &[&format!("--inject={fault}")]].concat();
+        let inject = format!("--inject={fault}");
+        let how = [&nothing[..], &[&inject]].concat();
         let client = traced(&c, &packed, &out, &how, &["-T", "--force"]);
         arrive(&client, &packed);
         assert_same(&tree, &out);
@@ -542,7 +543,8 @@ fn what_a_kernel_or_a_file_system_cannot_do_is_done_otherwise_or_refused() {
     // A disk that fills up, and one that fails: the object is kept, and nothing is at its place.
     fs::remove_dir_all(&out).unwrap();
     for (fault, code) in [("copy_file_range:error=ENOSPC:when=3+", 6), ("syncfs:error=EIO:when=2", 6)] {
-        let how = [&nothing[..], &[&format!("--inject={fault}")]].concat();
+        let inject = format!("--inject={fault}");
+        let how = [&nothing[..], &[&inject]].concat();
         let client = traced(&c, &packed, &out, &how, &[]);
         assert_eq!(client.finish(LIMIT).code(), code, "{client}");
         assert!(client.stderr().contains("is whole and kept, the same command goes on"), "{client}");
