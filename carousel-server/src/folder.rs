@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 /// Blocks that are looked at for zeros by one read.
 const BLOCKS: usize = 16;
 /// One of them without anything in it.
-const ZEROS: [u8; HOLE_LEN as usize] = [0; HOLE_LEN as usize];
+static ZEROS: [u8; HOLE_LEN as usize] = [0; HOLE_LEN as usize];
 
 /// A folder to pack.
 pub struct Folder {
