@@ -46,7 +46,7 @@ const PRIVATE_FILE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
 
 /// What the note begins with.
 const NOTE: &[u8; 16] = b"carousel split 1";
-/// Its words, the manifest's hash and the staged folder's inode; the table and a hash of all that follow.
+/// These words, the manifest's hash and the staged folder's inode. The table follows, and a hash of all that.
 const NOTE_HEADER_LEN: usize = 16 + 32 + 8;
 
 /// A folder that is being put together.
@@ -72,7 +72,12 @@ pub enum Left {
 
 impl Left {
     /// Looks for it. What belongs to another object, or does not prove to be right, is removed.
-    pub fn find(work: WorkFile, manifest: &Manifest, hash: &blake3::Hash) -> Result<Self, Failure> {
+    pub fn find(
+        work: WorkFile,
+        manifest: &Manifest,
+        hash: &blake3::Hash,
+        stop: &AtomicBool,
+    ) -> Result<Self, Failure> {
         let (tree, path) =
             (hidden(work.target(), ".carousel-tree")?, hidden(work.target(), ".carousel-table")?);
         let mut work = work;
@@ -99,15 +104,16 @@ impl Left {
                     open_up(&tree, true); // it may have been settled already
                     &tree
                 };
-                if staging.digest(place).is_ok_and(|digest| digest == manifest.digest) {
+                if staging.digest(place, stop).is_ok_and(|digest| digest == manifest.digest) {
                     return Ok(Self::Staged(staging));
                 }
-                tracing::warn!("what an earlier client had unpacked is damaged; taking all of it again");
+                check(stop).map_err(kept)?;
+                tracing::warn!("what an earlier client had unpacked is damaged; taking it again");
                 work = staging.work;
             }
         }
         remove_tree(&tree)?;
-        remove_note(&path);
+        remove_tree(&path)?;
         if manifest.table.is_some() && work.replaces() && work.target().symlink_metadata().is_ok() {
             can_swap(&tree, &path, work.target())?; // found out now rather than after the transfer
         }
@@ -143,13 +149,7 @@ impl Staging {
     /// Unpacks and swaps in. When it fails, the object is kept, and [`Left::find`] goes on with it.
     pub fn finish(self, stop: &AtomicBool) -> Result<PathBuf, Failure> {
         let done = self.unpack(stop).and_then(|moved| self.swap().map(|()| moved));
-        let moved = done.map_err(|failure| {
-            let message = format!(
-                "{}; the object is whole and kept, the same command goes on with it",
-                failure.message
-            );
-            Failure::new(failure.outcome, message)
-        })?;
+        let moved = done.map_err(kept)?;
         let target = self.work.target().to_owned();
         if let Err(failure) = remove_tree(&self.tree) {
             tracing::warn!(
@@ -250,7 +250,7 @@ impl Staging {
     }
 
     /// Of work file, files in a folder, and table, as if they lay end to end.
-    fn digest(&self, folder: &Path) -> Result<[u8; 32], Failure> {
+    fn digest(&self, folder: &Path, stop: &AtomicBool) -> Result<[u8; 32], Failure> {
         let table = self.table()?;
         let mut tree = Tree::open(folder, self.work.target())?;
         let (work, len) = (self.work.file(), self.work.len()?);
@@ -262,6 +262,7 @@ impl Staging {
                 let step = &mut bytes[..STEP.min((len - done) as usize)];
                 file.read_exact_at(step, at + done).map_err(|e| Failure::reading(&self.tree, &e))?;
                 hasher.update(step);
+                check(stop)?;
                 done += step.len() as u64;
             }
             Ok(())
@@ -443,7 +444,7 @@ fn name(path: &[u8]) -> &OsStr {
 }
 
 fn time_of(attributes: &Attributes) -> TimeSpec {
-    TimeSpec::new(attributes.seconds, i64::from(attributes.nanos))
+    TimeSpec::new(attributes.seconds as _, attributes.nanos as _) // narrower on some 32-bit systems
 }
 
 fn set(file: impl AsFd, attributes: &Attributes) -> nix::Result<()> {
@@ -453,6 +454,13 @@ fn set(file: impl AsFd, attributes: &Attributes) -> nix::Result<()> {
 
 fn errno(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+/// An end that leaves something to go on with.
+fn kept(failure: Failure) -> Failure {
+    let message =
+        format!("{}; the object is whole and kept, the same command goes on with it", failure.message);
+    Failure::new(failure.outcome, message)
 }
 
 fn check(stop: &AtomicBool) -> Result<(), Failure> {
@@ -502,7 +510,8 @@ fn open_note(path: &Path) -> Result<Option<File>, Failure> {
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
     match File::options().read(true).write(true).custom_flags(flags).open(path) {
         Ok(file) => Ok(Some(file)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        // A folder: left by a client that died while it tried whether folders can be swapped.
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory) => Ok(None),
         Err(e) => Err(Failure::reading(path, &e)),
     }
 }

@@ -66,11 +66,12 @@ pub fn get(arguments: &cli::Get) -> Result<(), Failure> {
     };
     enter_sandbox(arguments, &target);
     let (tuner, updates) = what_to_join(arguments)?;
-    let mut engine = Engine::new(arguments, trust, Files { state, target, early, seed }, tuner, updates);
+    let mut engine =
+        Engine::new(arguments, trust, Files { state, target, early, seed, stop }, tuner, updates);
     let failed = |e| Failure::new(Outcome::Failed, format!("a pipe cannot be made: {}", plain(&e)));
     let reception = Reception::new(settings).map_err(failed)?;
-    let manifest = engine.run(reception, &stop).map_err(|failure| engine.put_away(failure))?;
-    let path = engine.finish(&manifest, &stop)?;
+    let manifest = engine.run(reception).map_err(|failure| engine.put_away(failure))?;
+    let path = engine.finish(&manifest)?;
     let tail = engine.sated.map(|since| since.elapsed()).unwrap_or_default();
     engine.report.done(&manifest, &path, &engine.standing(), &engine.heard(), tail);
     hook.map_or(Ok(()), |hook| hook.run(&path, &manifest))?;
@@ -239,6 +240,8 @@ struct Files {
     /// The work file, where the target's name is known at once.
     early: Option<WorkFile>,
     seed: Option<Arc<File>>,
+    /// Set by a signal.
+    stop: Arc<AtomicBool>,
 }
 
 struct Engine<'a> {
@@ -253,6 +256,8 @@ struct Engine<'a> {
     manifest: Option<Box<Manifest>>,
     /// An older file that may have some of the blocks.
     seed: Option<Arc<File>>,
+    /// Set by a signal.
+    stop: Arc<AtomicBool>,
     jobs: Option<Sender<Job>>,
     answers: Queue<Result<Answer, Failure>>,
     tuner: Tuner,
@@ -307,6 +312,7 @@ impl<'a> Engine<'a> {
             staging: None,
             manifest: None,
             seed: files.seed,
+            stop: files.stop,
             jobs: None,
             answers: never(),
             tuner,
@@ -328,7 +334,7 @@ impl<'a> Engine<'a> {
 
     /// Until the object is complete, something fails, or a signal comes. The groups are left when this returns:
     /// syncing the disk and the hook may take long, and the network need not carry packets meanwhile.
-    fn run(&mut self, mut reception: Reception, stop: &AtomicBool) -> Result<Box<Manifest>, Failure> {
+    fn run(&mut self, mut reception: Reception) -> Result<Box<Manifest>, Failure> {
         let receiving =
             |e: &io::Error| Failure::new(Outcome::Failed, format!("receiving failed: {}", plain(e)));
         let mut looked = Instant::now();
@@ -336,7 +342,7 @@ impl<'a> Engine<'a> {
         self.tune(&mut reception)?;
         self.report.waiting();
         while !self.complete {
-            if stop.load(Ordering::Relaxed) {
+            if self.stop.load(Ordering::Relaxed) {
                 return Err(Failure::new(Outcome::Failed, "interrupted"));
             }
             let mut more = false;
@@ -373,7 +379,7 @@ impl<'a> Engine<'a> {
     }
 
     /// Gives the complete object its name.
-    fn finish(&mut self, manifest: &Manifest, stop: &AtomicBool) -> Result<PathBuf, Failure> {
+    fn finish(&mut self, manifest: &Manifest) -> Result<PathBuf, Failure> {
         self.jobs = None;
         let lost = |what| Failure::new(Outcome::Failed, format!("complete without a {what}"));
         let staging = match (self.staging.take(), self.work.take()) {
@@ -386,7 +392,7 @@ impl<'a> Engine<'a> {
             (None, None) => return Err(lost("file")),
         };
         self.report.unpacking();
-        staging.finish(stop)
+        staging.finish(&self.stop)
     }
 
     fn handle_batch(&mut self, place: usize, batch: &Batch, reception: &Reception) -> Result<(), Failure> {
@@ -526,7 +532,7 @@ impl<'a> Engine<'a> {
         };
         let hash = self.receiver.manifest_hash();
         let hash = hash.ok_or_else(|| Failure::new(Outcome::Failed, "started without a manifest"))?;
-        let mut work = match Left::find(work, &manifest, &hash)? {
+        let mut work = match Left::find(work, &manifest, &hash, &self.stop)? {
             Left::Nothing(work) => work,
             Left::Staged(staging) => {
                 self.report.started(&manifest, IP_UDP_LEN + HEADER_LEN + geometry.symbol_len());

@@ -102,12 +102,20 @@ fn mixed(root: &Path, seed: u64) {
     sparse.write_all_at(&bytes(&mut dice, 10_000), 0).unwrap();
     sparse.write_all_at(&bytes(&mut dice, 10_000), 33_333_333).unwrap();
     File::create(root.join("hole")).unwrap().set_len(8 << 20).unwrap();
+    fs::write(root.join("locked/empty"), b"").unwrap();
+    symlink("inside", root.join("locked/link")).unwrap();
     symlink("plain", root.join("link")).unwrap();
     symlink("../../nowhere at all", root.join("sub folder/dangling")).unwrap();
     symlink("/etc", root.join("absolute")).unwrap();
     symlink("sub folder", root.join("to a folder")).unwrap();
     symlink(OsStr::from_bytes(b"\xff"), root.join("to no text")).unwrap();
-    let modes = [("plain", 0o755), ("empty", 0o600), ("with a space", 0o444), ("locked/inside", 0o400)];
+    let modes = [
+        ("plain", 0o755),
+        ("empty", 0o600),
+        ("with a space", 0o444),
+        ("locked/inside", 0o400),
+        ("locked/empty", 0o400),
+    ];
     for (name, mode) in modes.into_iter().chain([("sub folder/deeper", 0o1777), ("locked", 0o555)]) {
         fs::set_permissions(root.join(name), Permissions::from_mode(mode)).unwrap();
     }
@@ -246,7 +254,7 @@ fn five_thousand_files_at_five_per_cent_loss() {
     let folder = lab.fresh_dir("target");
     let out = folder.join("crowd");
     let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
-    arrive(&client, &packed);
+    let tail = arrive(&client, &packed)["tail_seconds"].as_f64().unwrap();
     let exit = client.finish(LIMIT);
     let ideal = packed.size as f64 * 8.0 / 0.95 / (40e6 * 1188.0 / 1280.0);
     figures::row(
@@ -254,6 +262,7 @@ fn five_thousand_files_at_five_per_cent_loss() {
         &[
             ("object", &format!("{} B", packed.size)),
             ("start to exit", &format!("{:.2} s, receiving alone at best {ideal:.2} s", exit.seconds)),
+            ("of that after the last packet", &format!("{tail:.2} s")),
             ("peak memory", &format!("{:.1} MiB", exit.peak_mib())),
         ],
     );
@@ -554,6 +563,12 @@ fn what_a_kernel_or_a_file_system_cannot_do_is_done_otherwise_or_refused() {
     arrive(&client, &packed);
     assert!(client.stdout().contains("\"resumed\""), "{client}");
     assert_same(&tree, &out);
+    assert_eq!(contents(&folder), ["got"]);
+    // What a client leaves that died while it tried whether folders can be swapped.
+    fs::create_dir(folder.join(".got.carousel-table")).unwrap();
+    fs::write(folder.join(".got.carousel-tree"), b"").unwrap();
+    let client = scene::get(&c, &[SOURCE], &packed, &out, &["-T", "--force"]);
+    arrive(&client, &packed);
     assert_eq!(contents(&folder), ["got"]);
     // No swap in one step: found out before the transfer, and the old folder stays as it is.
     let old = listing(&out);
