@@ -5,7 +5,7 @@ use clap::{Args, Parser, Subcommand};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-/// Take a file from a carousel: join at any moment, stop when the hashes match.
+/// Take a file or a folder from a carousel: join at any moment, stop when the hashes match.
 #[derive(Parser, Debug)]
 #[command(
     version,
@@ -135,16 +135,20 @@ pub struct Get {
     /// Trust the first manifest that arrives, whoever sent it
     #[arg(long)]
     pub insecure: bool,
-    /// Where to put the object: a file, or a folder to keep its own name
+    /// Where to put the object: its name, or a folder to keep its own (end it with a slash if the object is a
+    /// folder too)
     #[arg(long, value_name = "PATH")]
     pub out: PathBuf,
     /// --out is a block device: write straight onto it. It must not be in use, and what is on it is lost from the
     /// first packet on. With --state a client that was killed goes on
     #[arg(long)]
     pub device: bool,
-    /// Replace an existing file
+    /// Replace an existing file; or with -T an existing folder, in one step
     #[arg(long)]
     pub force: bool,
+    /// --out is the object's own name, also where a folder of that name is
+    #[arg(short = 'T', long)]
+    pub no_target_directory: bool,
     /// An older version of the object: blocks that are the same are taken from it and not from the network
     #[arg(long, value_name = "OLDFILE")]
     pub seed: Option<PathBuf>,

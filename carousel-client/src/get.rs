@@ -3,6 +3,7 @@
 
 use crate::cli;
 use crate::decode::{self, Answer, Decoded, Job};
+use crate::folder::{Left, Staging};
 use crate::hook::Hook;
 use crate::interface;
 use crate::journal::Replay;
@@ -78,14 +79,14 @@ fn fetch(arguments: &cli::Get, status: &mut Status) -> Result<(), Failure> {
         rcvbuf: arguments.rcvbuf as usize,
         test_loss: arguments.test_loss,
     };
-    enter_sandbox(arguments, target.folder());
+    enter_sandbox(arguments, &target);
     status.start()?;
     let (tuner, updates) = what_to_join(arguments)?;
-    let mut engine =
-        Engine::new(arguments, trust, Files { state, target, early, seed, status }, tuner, updates);
+    let files = Files { state, target, early, seed, status, stop };
+    let mut engine = Engine::new(arguments, trust, files, tuner, updates);
     let failed = |e| Failure::new(Outcome::Failed, format!("a pipe cannot be made: {}", plain(&e)));
     let reception = Reception::new(settings).map_err(failed)?;
-    let ended = engine.run(reception, &stop).map_err(|failure| engine.put_away(failure));
+    let ended = engine.run(reception).map_err(|failure| engine.put_away(failure));
     engine.receiver.handle_end();
     engine.show();
     let manifest = ended?;
@@ -98,7 +99,7 @@ fn fetch(arguments: &cli::Get, status: &mut Status) -> Result<(), Failure> {
 }
 
 /// Gives up what will not be needed again: before the first byte from the network, and before there are threads.
-fn enter_sandbox(arguments: &cli::Get, folder: Option<&Path>) {
+fn enter_sandbox(arguments: &cli::Get, target: &Target) {
     if arguments.no_sandbox {
         tracing::warn!("--no-sandbox: a fault in this program could do whatever its user may");
         return;
@@ -107,7 +108,9 @@ fn enter_sandbox(arguments: &cli::Get, folder: Option<&Path>) {
     let dns = Dns { trust_anchor: arguments.dns.trust_anchor.as_deref(), port };
     let state = arguments.state.as_deref();
     let published = arguments.status.iter().chain(&arguments.metrics).map(|file| folder_of(file)).collect();
-    sandbox::enter(&Reach { folder, state, published, dns: arguments.service.is_some().then_some(dns) });
+    let (folder, replaced) = (target.folder(), target.replaced(arguments));
+    let dns = arguments.service.is_some().then_some(dns);
+    sandbox::enter(&Reach { folder, replaced, state, published, dns });
 }
 
 /// Sources and groups, as the command line names them or as DNS knows them.
@@ -200,7 +203,7 @@ fn read_key(path: &Path) -> Result<Key, Failure> {
         .ok_or_else(|| Failure::usage(format!("{}: {}", path.display(), not_a_public_key(&text))))
 }
 
-/// What `--out` means: a file, a folder in which the object keeps its own name, or, with `--device`, a block device.
+/// What `--out` means: the object's name, a folder in which it keeps its own, or, with `--device`, a block device.
 struct Target {
     out: PathBuf,
     is_folder: bool,
@@ -221,10 +224,14 @@ impl Target {
             Err(_) if arguments.device => return usage("no such device; check the path"),
             Err(_) => {} // a file that is still to come
         }
-        let is_folder = out.is_dir() || out.as_os_str().as_encoded_bytes().ends_with(b"/");
         if !arguments.device && kind.is_ok_and(|kind| !kind.is_file() && !kind.is_dir()) {
             return usage("neither a file nor a folder; choose another --out");
         }
+        if arguments.no_target_directory {
+            let out = out.components().collect(); // without a slash at its end
+            return Ok(Self { out, is_folder: false, is_device: arguments.device });
+        }
+        let is_folder = out.is_dir() || ends_with_slash(&out);
         Ok(Self { out, is_folder, is_device: arguments.device })
     }
 
@@ -243,10 +250,34 @@ impl Target {
         }
     }
 
-    /// The manifest's name is a plain file name, or it would not have been accepted.
-    fn path(&self, manifest: &Manifest) -> PathBuf {
-        if self.is_folder { self.out.join(&manifest.name) } else { self.out.clone() }
+    /// A folder that will be removed.
+    fn replaced(&self, arguments: &cli::Get) -> Option<&Path> {
+        let is_replaced = arguments.force && !self.is_folder && self.out.is_dir() && !self.out.is_symlink();
+        is_replaced.then_some(&*self.out)
     }
+
+    /// The manifest's name is a plain file name, or it would not have been accepted. What is meant by a folder's name
+    /// must be plain too: the same command must not mean another place when it is given twice.
+    fn path(&self, manifest: &Manifest) -> Result<PathBuf, Failure> {
+        let (out, name) = (self.out.display(), &manifest.name);
+        match (self.is_folder, manifest.table.is_some()) {
+            (_, true) if self.is_device => Err(Failure::usage(format!(
+                "{out} is a device, and {name} is a folder: it goes into a file system"
+            ))),
+            (true, true) if !ends_with_slash(&self.out) => Err(Failure::usage(format!(
+                "{out} is a folder, and so is {name}: --out {out}/ puts it inside, -T --force puts it in its place"
+            ))),
+            (true, _) => Ok(self.out.join(name)),
+            (false, false) if self.out.is_dir() => Err(Failure::usage(format!(
+                "{out} is a folder, and {name} is a file: leave -T away to put it inside"
+            ))),
+            (false, _) => Ok(self.out.clone()),
+        }
+    }
+}
+
+fn ends_with_slash(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().ends_with(b"/")
 }
 
 /// What of the disk a transfer has to do with.
@@ -257,6 +288,8 @@ struct Files<'a> {
     early: Option<WorkFile>,
     seed: Option<Arc<File>>,
     status: &'a mut Status,
+    /// Set by a signal.
+    stop: Arc<AtomicBool>,
 }
 
 struct Engine<'a> {
@@ -267,9 +300,13 @@ struct Engine<'a> {
     status: &'a mut Status,
     target: Target,
     work: Option<WorkFile>,
+    /// A folder that an earlier client had whole, instead of the work file.
+    staging: Option<Staging>,
     manifest: Option<Box<Manifest>>,
     /// An older file that may have some of the blocks.
     seed: Option<Arc<File>>,
+    /// Set by a signal.
+    stop: Arc<AtomicBool>,
     jobs: Option<Sender<Job>>,
     answers: Queue<Result<Answer, Failure>>,
     decoders: Vec<JoinHandle<()>>,
@@ -331,8 +368,10 @@ impl<'a> Engine<'a> {
             status: files.status,
             target: files.target,
             work: files.early,
+            staging: None,
             manifest: None,
             seed: files.seed,
+            stop: files.stop,
             jobs: None,
             answers: never(),
             decoders: Vec::new(),
@@ -356,7 +395,7 @@ impl<'a> Engine<'a> {
 
     /// Until the object is complete, something fails, or a signal comes. The groups are left when this returns:
     /// syncing the disk and the hook may take long, and the network need not carry packets meanwhile.
-    fn run(&mut self, mut reception: Reception, stop: &AtomicBool) -> Result<Box<Manifest>, Failure> {
+    fn run(&mut self, mut reception: Reception) -> Result<Box<Manifest>, Failure> {
         let receiving =
             |e: &io::Error| Failure::new(Outcome::Failed, format!("receiving failed: {}", plain(e)));
         let mut looked = Instant::now();
@@ -364,7 +403,7 @@ impl<'a> Engine<'a> {
         self.tune(&mut reception)?;
         self.report.waiting();
         while !self.complete {
-            if stop.load(Ordering::Relaxed) {
+            if self.stop.load(Ordering::Relaxed) {
                 return Err(Failure::new(Outcome::Failed, "interrupted"));
             }
             let mut more = false;
@@ -407,8 +446,18 @@ impl<'a> Engine<'a> {
             let _ = decoder.join();
         }
         self.seed = None; // nothing is open when somebody else is to have it: a device, or what RAUC shall install
-        let work = self.work.take();
-        work.ok_or_else(|| Failure::new(Outcome::Failed, "complete without a file"))?.finish(manifest)
+        let lost = |what| Failure::new(Outcome::Failed, format!("complete without a {what}"));
+        let staging = match (self.staging.take(), self.work.take()) {
+            (Some(staging), _) => staging,
+            (None, Some(work)) if manifest.table.is_none() => return work.finish(manifest),
+            (None, Some(work)) => {
+                let hash = self.receiver.manifest_hash().ok_or_else(|| lost("manifest"))?;
+                Staging::begin(work, manifest, &hash)?
+            }
+            (None, None) => return Err(lost("file")),
+        };
+        self.report.unpacking();
+        staging.finish(&self.stop)
     }
 
     fn handle_batch(&mut self, place: usize, batch: &Batch, reception: &Reception) -> Result<(), Failure> {
@@ -542,7 +591,7 @@ impl<'a> Engine<'a> {
     /// A manifest was accepted: makes room for the object.
     fn start(&mut self, manifest: Box<Manifest>, reception: &Reception) -> Result<(), Failure> {
         let geometry = manifest.geometry().map_err(|e| Failure::untrusted(e.to_string()))?;
-        let path = self.target.path(&manifest);
+        let path = self.target.path(&manifest)?;
         if let Some(old) = self.manifest.take() {
             tracing::warn!(
                 "{}, release {}, is no longer sent as it was: starting again with release {}",
@@ -552,12 +601,26 @@ impl<'a> Engine<'a> {
             );
             (self.jobs, self.found) = (None, 0);
         }
-        let mut work = match self.work.take() {
+        let work = match self.work.take() {
             Some(work) => work,
             None => WorkFile::create(&path, self.arguments.force)?,
         };
         let hash = self.receiver.manifest_hash();
         let hash = hash.ok_or_else(|| Failure::new(Outcome::Failed, "started without a manifest"))?;
+        let left = if self.target.is_device {
+            Left::Nothing(work)
+        } else {
+            Left::find(work, &manifest, &hash, &self.stop)?
+        };
+        let mut work = match left {
+            Left::Nothing(work) => work,
+            Left::Staged(staging) => {
+                self.report.started(&manifest, IP_UDP_LEN + HEADER_LEN + geometry.symbol_len());
+                self.report.resumed(geometry.symbols_needed(), geometry.symbols_needed());
+                (self.staging, self.manifest, self.complete) = (Some(staging), Some(manifest), true);
+                return Ok(());
+            }
+        };
         let replay = work.begin(&hash, &geometry)?;
         let bell = || reception.bell().map_err(|e| Failure::new(Outcome::Failed, plain(&e)));
         let threads = self.arguments.threads;

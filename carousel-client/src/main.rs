@@ -3,8 +3,8 @@
 //! [`discovery`] asks DNS what there is, [`tuner`] decides which of it is joined. Wire to disk: [`ssm`] joins and
 //! [`receive`] waits for batches of packets; `carousel_proto` parses and judges them; [`get`] does what its receiver
 //! says: [`writer`] puts symbols into the work file, [`decode`] completes the blocks, both in [`places`] in a file or on
-//! a [`device`]; [`report`] tells people and programs, [`status`] those who look at files that [`publish`] writes. One
-//! loop, one direction. All of it in a [`sandbox`], but for the
+//! a [`device`]; [`folder`] takes a whole folder apart; [`report`] tells people and programs, [`status`] those who look at
+//! files that [`publish`] writes. One loop, one direction. All of it in a [`sandbox`], but for the
 //! command at the end, which has a process of its own: [`hook`].
 
 mod cli;
@@ -12,12 +12,13 @@ mod decode;
 mod device;
 #[cfg(feature = "dns")]
 mod discovery;
+mod folder;
 mod get;
 mod hook;
 mod interface;
 mod journal;
-mod publish;
 mod places;
+mod publish;
 mod receive;
 mod report;
 mod sandbox;

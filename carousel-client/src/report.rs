@@ -130,7 +130,7 @@ impl Report {
         self.size = manifest.size;
         if self.json {
             emit(&json!({
-                "event": "started", "name": manifest.name, "size": manifest.size, "seq": manifest.seq,
+                "event": "started", "name": manifest.name, "kind": kind(manifest), "size": manifest.size, "seq": manifest.seq,
                 "digest": hex(&manifest.digest), "seconds": self.began.elapsed().as_secs_f64(),
             }));
         }
@@ -161,6 +161,16 @@ impl Report {
         }
         if !self.quiet && self.bar.is_none() {
             eprintln!("going on with what an earlier client left");
+        }
+    }
+
+    /// A folder is whole, and is put together.
+    pub fn unpacking(&self) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(1000);
+            bar.set_message("unpacking");
+        } else if !self.quiet {
+            eprintln!("unpacking {}", self.name);
         }
     }
 
@@ -246,7 +256,8 @@ impl Report {
                 })
                 .collect();
             emit(&json!({
-                "event": "done", "name": manifest.name, "path": path.to_string_lossy(), "size": manifest.size,
+                "event": "done", "name": manifest.name, "kind": kind(manifest), "path": path.to_string_lossy(),
+                "size": manifest.size,
                 "digest": hex(&manifest.digest), "seq": manifest.seq, "seconds": seconds,
                 "tail_seconds": tail.as_secs_f64(), "packets_received": c.received, "packets_lost": standing.lost,
                 "packets_duplicate": c.duplicate, "packets_rejected": c.rejected,
@@ -277,6 +288,10 @@ impl Report {
             );
         }
     }
+}
+
+fn kind(manifest: &Manifest) -> &'static str {
+    if manifest.table.is_some() { "folder" } else { "file" }
 }
 
 /// The share of the packets that never came.

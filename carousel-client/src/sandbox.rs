@@ -67,6 +67,8 @@ const DEADLY: [libc::c_long; 31] = [
 pub struct Reach<'a> {
     /// Where the target and its work file are; a device needs no folder.
     pub folder: Option<&'a Path>,
+    /// A folder in there that is to be removed.
+    pub replaced: Option<&'a Path>,
     /// What the device remembers, if it does.
     pub state: Option<&'a Path>,
     /// Where files for others are written, and none is read.
@@ -110,7 +112,8 @@ fn drop_capabilities(reach: &Reach<'_>) -> Result<(), caps::errors::CapsError> {
     caps::set(None, CapSet::Effective, &keep)?;
     let is_ours =
         |m: std::fs::Metadata| m.uid() == nix::unistd::geteuid().as_raw() && m.mode() & 0o300 == 0o300;
-    let mut folders = reach.folder.into_iter().chain(reach.state).chain(reach.published.iter().copied());
+    let targets = reach.folder.into_iter().chain(reach.replaced);
+    let mut folders = targets.chain(reach.state).chain(reach.published.iter().copied());
     if !folders.all(|folder| folder.metadata().is_ok_and(is_ours)) {
         keep.extend(FOR_FOREIGN_FOLDERS.into_iter().filter(|capability| had.contains(capability)));
         caps::set(None, CapSet::Effective, &keep)?;
@@ -124,6 +127,8 @@ fn confine(reach: &Reach<'_>) -> Result<RulesetStatus, RulesetError> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let replace = AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile;
     let write = read | replace | AccessFs::Truncate;
+    // An object may be a folder: its files are made below the target's, and moved there.
+    let unpack = write | AccessFs::MakeDir | AccessFs::MakeSym | AccessFs::RemoveDir | AccessFs::Refer;
     let ports =
         reach.dns.iter().map(|dns| Ok::<_, RulesetError>(NetPort::new(dns.port, AccessNet::ConnectTcp)));
     let status = Ruleset::default()
@@ -131,7 +136,8 @@ fn confine(reach: &Reach<'_>) -> Result<RulesetStatus, RulesetError> {
         .handle_access(AccessNet::from_all(LANDLOCK))?
         .scope(Scope::from_all(LANDLOCK))?
         .create()?
-        .add_rules(path_beneath_rules(reach.folder.into_iter().chain(reach.state), write))?
+        .add_rules(path_beneath_rules(reach.folder, unpack))?
+        .add_rules(path_beneath_rules(reach.state, write))?
         .add_rules(path_beneath_rules(&reach.published, replace))?
         .add_rules(path_beneath_rules(PROCESSORS, read))?
         .add_rules(path_beneath_rules(reach.dns.iter().flat_map(Dns::files), read))?

@@ -58,16 +58,7 @@ impl WorkFile {
                 target.display()
             )));
         }
-        let name = target.file_name().ok_or_else(|| {
-            Failure::usage(format!("{}: not a file name; give --out a file or a folder", target.display()))
-        })?;
-        let hidden = |suffix: &str| {
-            let mut file = std::ffi::OsString::from(".");
-            file.push(name);
-            file.push(suffix);
-            target.with_file_name(file)
-        };
-        let (path, log) = (hidden(".carousel-part"), hidden(".carousel-log"));
+        let (path, log) = (hidden(target, ".carousel-part")?, hidden(target, ".carousel-log")?);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -232,19 +223,59 @@ impl WorkFile {
         Ok(())
     }
 
+    /// What it will be called.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// What it is called now.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether something else may be there under that name, and go.
+    pub fn replaces(&self) -> bool {
+        self.replace
+    }
+
+    /// How long it is.
+    pub fn len(&self) -> Result<u64, Failure> {
+        let len = self.file().metadata().map(|metadata| metadata.len());
+        len.map_err(|e| Failure::reading(&self.path, &e))
+    }
+
+    /// The file itself.
+    pub fn file(&self) -> &File {
+        self.places.file()
+    }
+
+    /// The object is whole: makes it durable.
+    pub fn seal(&mut self, size: u64) -> Result<(), Failure> {
+        let sealed = self.file().set_len(size).and_then(|()| self.file().sync_all());
+        sealed.map_err(|e| Failure::writing(&self.path, &e))
+    }
+
+    /// All that was in it is elsewhere; `moved`: it has itself become one of the files, and somebody else may already
+    /// have another one under its name.
+    pub fn handle_unpacked(mut self, moved: bool) {
+        self.finished = true;
+        self.log.iter().for_each(|log| remove(log));
+        if !moved {
+            remove(&self.path);
+        }
+    }
+
     /// The object is whole: makes it durable and gives it its name, in this order. On a device it has one; there it is
     /// read back. When this returns, nobody here has the target open.
     pub fn finish(mut self, manifest: &Manifest) -> Result<PathBuf, Failure> {
-        let failed = |e: io::Error| Failure::writing(&self.path, &e);
         if let Some(device) = &self.device {
-            self.places.file().sync_data().map_err(failed)?;
+            self.file().sync_data().map_err(|e| Failure::writing(&self.path, &e))?;
             device.verify(manifest)?;
             self.finished = true;
             self.log.iter().for_each(|log| remove(log));
             return Ok(self.target.clone());
         }
-        self.places.file().set_len(manifest.size).map_err(failed)?;
-        self.places.file().sync_all().map_err(failed)?;
+        self.seal(manifest.size)?;
         let flags = if self.replace { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
         let rename =
             |flags| renameat2(nix::fcntl::AT_FDCWD, &self.path, nix::fcntl::AT_FDCWD, &self.target, flags);
@@ -273,6 +304,17 @@ impl Drop for WorkFile {
             }
         }
     }
+}
+
+/// The name of something that belongs to a target while it is not there.
+pub fn hidden(target: &Path, suffix: &str) -> Result<PathBuf, Failure> {
+    let name = target.file_name().ok_or_else(|| {
+        Failure::usage(format!("{}: not a file name; give --out a file or a folder", target.display()))
+    })?;
+    let mut file = std::ffi::OsString::from(".");
+    file.push(name);
+    file.push(suffix);
+    Ok(target.with_file_name(file))
 }
 
 /// If it cannot be removed, it is of no harm.

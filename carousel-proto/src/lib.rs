@@ -5,7 +5,8 @@
 //!
 //! The rooms, in the order a byte of the file passes them: [`geometry`] cuts the object into blocks and
 //! symbols, [`fec`] adds repair symbols, [`schedule`] puts all of them into sending order, [`pages`] hashes
-//! them into a tree, [`manifest`] describes the object and [`trust`] its signature; [`keys`], [`heartbeat`] and
+//! them into a tree, [`manifest`] describes the object and [`trust`] its signature; a folder's [`table`] says which of
+//! its bytes are which file; [`keys`], [`heartbeat`] and
 //! [`authority`] make trust last, with [`signature`]s in few bytes; [`bundle`] is all that on the sender's disk, [`pacer`] says when to send, [`wire`] is the packet, [`receiver`] the way back;
 //! [`tiers`] says which channels to listen to, [`journal`] what a receiver had before it was killed.
 
@@ -24,6 +25,7 @@ pub mod receiver;
 pub mod schedule;
 pub mod signature;
 pub mod sources;
+pub mod table;
 pub mod textfile;
 pub mod tiers;
 pub mod trust;

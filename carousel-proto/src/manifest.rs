@@ -6,6 +6,7 @@
 
 use crate::geometry::{Geometry, GeometryError, MAX_BLOCK_LOG2};
 use crate::pages::{CAP_LEN_MAX, NODE_LEN, TreeShape};
+use crate::table::MAX_TABLE_LEN;
 use crate::wire::{Checksum, Instance};
 
 /// Manifest and signature together, in bytes.
@@ -73,6 +74,9 @@ pub struct Manifest {
     /// 18: how and when to apply it, opaque at this version.
     #[cbor(n(18), with = "minicbor::bytes")]
     pub apply: Option<Vec<u8>>,
+    /// 19: how many bytes at the object's end are the file table of a folder; absent: the object is a file.
+    #[n(19)]
+    pub table: Option<u64>,
 }
 
 /// Why bytes are no manifest, or one outside the limits.
@@ -103,6 +107,9 @@ pub enum ManifestError {
         /// Claimed cap length in bytes.
         cap: usize,
     },
+    /// A file table that is longer than the object, or than anybody reads.
+    #[error("a file table of {0} bytes is impossible")]
+    Table(u64),
     /// Manifest and signature are longer than a packet may carry.
     #[error(
         "manifest and signature take {0} bytes, at most {MAX_ENVELOPE_LEN} are allowed: shorten the name or the compatible strings"
@@ -138,6 +145,9 @@ impl Manifest {
         }
         if !is_plain_name(&self.name) {
             return Err(ManifestError::Name);
+        }
+        if let Some(len) = self.table.filter(|len| *len == 0 || *len > self.size.min(MAX_TABLE_LEN)) {
+            return Err(ManifestError::Table(len));
         }
         let geometry = self.geometry()?;
         self.tree_shape(&geometry).map(drop)
@@ -285,6 +295,7 @@ pub(crate) mod tests {
             compatible: Some(vec!["board-a".into()]),
             rollout: None,
             apply: None,
+            table: None,
         }
     }
 
@@ -324,6 +335,8 @@ pub(crate) mod tests {
         assert!(matches!(refused(|m| m.cap.truncate(255)), ManifestError::Tree { .. }));
         assert!(matches!(refused(|m| m.pages = u32::MAX), ManifestError::Tree { .. }));
         assert!(matches!(refused(|m| m.page_len = 0), ManifestError::Tree { .. }));
+        assert_eq!(refused(|m| m.table = Some(0)), ManifestError::Table(0));
+        assert_eq!(refused(|m| m.table = Some(5_000_001)), ManifestError::Table(5_000_001));
     }
 
     proptest! {

@@ -15,11 +15,13 @@ Examples:
   carousel-server keygen --out release
   carousel-server keys --help
   carousel-server pack firmware.img --key release.key --out firmware.carousel
+  carousel-server pack folder --key release.key --out folder.carousel
   carousel-server run firmware.carousel --group ff3e::8000:1 --port 5004 --interface eth0 --rate 20M
   carousel-server zone --config server.toml
   carousel-server demo
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 bad signature or digest, 6 storage."
+Exit codes: 0 done, 1 failed, 2 usage, 3 bad signature or digest, 6 storage, 75 a folder changed while
+it was packed: try again."
 )]
 pub struct Arguments {
     /// More remarks on stderr (-v: details, -vv: every burst)
@@ -72,7 +74,7 @@ pub struct Keygen {
 
 #[derive(Args, Debug)]
 pub struct Pack {
-    /// The file to send
+    /// The file or folder to send. Of a folder: files, folders and symbolic links, with modes and times
     pub path: PathBuf,
     /// Secret key that signs the manifest (minisign's format)
     #[arg(long, required_unless_present = "unsigned", value_name = "K.key")]
@@ -83,7 +85,7 @@ pub struct Pack {
     /// The bundle to write
     #[arg(long, value_name = "F.carousel")]
     pub out: PathBuf,
-    /// Name that clients see [default: the file's own]
+    /// Name that clients see [default: that of the file or folder]
     #[arg(long)]
     pub name: Option<String>,
     /// Media type, e.g. application/octet-stream
@@ -98,7 +100,8 @@ pub struct Pack {
     /// Last day on which a client starts with it, as YYYY-MM-DD (UTC), or @SECONDS since 1970
     #[arg(long, value_parser = parse_moment)]
     pub expires: Option<u64>,
-    /// When it was made, as for --expires [default: SOURCE_DATE_EPOCH, else the file's own time]
+    /// When it was made, as for --expires [default: SOURCE_DATE_EPOCH, else when the file, or the
+    /// newest one in the folder, was modified]
     #[arg(long, value_parser = parse_moment)]
     pub created: Option<u64>,
     /// Largest IPv6 packet that every link on the way carries

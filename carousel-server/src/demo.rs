@@ -31,7 +31,14 @@ const OVERHEAD: f64 = 1.08;
 pub fn demo(arguments: &cli::Demo) -> Result<(), Failure> {
     let stage = Stage::find()?;
     let file = arguments.file.clone().unwrap_or_else(|| stage.server.clone());
-    let size = std::fs::metadata(&file).map_err(|e| Failure::reading(&file, &e))?.len();
+    let metadata = std::fs::metadata(&file).map_err(|e| Failure::reading(&file, &e))?;
+    if metadata.is_dir() {
+        return Err(Failure::usage(format!(
+            "{}: is a folder; the demonstration takes a file",
+            file.display()
+        )));
+    }
+    let size = metadata.len();
     let fitting = (size as f64 * 8.0 * OVERHEAD / ROUND_SECONDS).clamp(500e3, 200e6);
     let rate = arguments.rate.unwrap_or(fitting.round() as u64);
     println!("carousel demo: one file, one server, {CLIENTS} clients. {}\n", stage.place);

@@ -9,6 +9,7 @@ use carousel_proto::pages::{
     LEAF_LEN, PageNumber, block_hasher, block_pages, block_value, leaf, object_digest, verify_block_page,
 };
 use carousel_proto::schedule::{Content, Coset, Item, RecordIndex};
+use carousel_proto::table::{Kind, Shown, Table};
 use carousel_proto::trust::{Trust, key_id};
 use carousel_proto::units::{show_moment, show_size};
 use carousel_proto::wire::{RECORD_HEADER_LEN, Slot, record_header};
@@ -30,23 +31,31 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Failure> {
         }
     };
     let bundle = Bundle::open(&arguments.bundle)?;
-    check(&bundle).map_err(|what| {
+    let table = check(&bundle).map_err(|what| {
         Failure::untrusted(format!("{}: damaged: {what}; fetch or pack it again", arguments.bundle.display()))
     })?;
+    let table =
+        table.as_deref().map(|bytes| Table::parse(bytes, bundle.manifest.size)).transpose().map_err(|e| {
+            Failure::untrusted(format!(
+                "{}: no client would unpack this folder: {e}",
+                arguments.bundle.display()
+            ))
+        })?;
     if let Some(prefix) = &arguments.export {
         for (suffix, bytes) in [(".manifest", envelope.manifest), (".manifest.minisig", envelope.signature)] {
             let path = with_suffix(prefix, suffix);
             std::fs::write(&path, bytes).map_err(|e| Failure::writing(&path, &e))?;
         }
     }
-    let text = describe(&bundle, key_id(envelope.signature), trusted, arguments.json);
+    let text = describe(&bundle, key_id(envelope.signature), trusted, table.as_ref(), arguments.json);
     std::io::stdout()
         .write_all(text.as_bytes())
         .map_err(|e| Failure::writing(Path::new("standard output"), &e))
 }
 
-/// Every record against its page, every page against the cap, the object against its digest.
-fn check(bundle: &Bundle) -> Result<(), String> {
+/// Every record against its page, every page against the cap, the object against its digest. Returns the bytes of a
+/// folder's file table.
+fn check(bundle: &Bundle) -> Result<Option<Vec<u8>>, String> {
     let layout = &bundle.layout;
     let geometry = layout.geometry();
     let shape = bundle.manifest.tree_shape(geometry).map_err(|e| e.to_string())?;
@@ -80,8 +89,9 @@ fn check(bundle: &Bundle) -> Result<(), String> {
         }
     }
     let mut values = Vec::with_capacity(geometry.blocks() as usize);
+    let mut table = bundle.manifest.table.map(|len| (bundle.manifest.size - len, Vec::new()));
     for sbn in (0..geometry.blocks()).map(Sbn) {
-        values.push(check_block(bundle, sbn)?);
+        values.push(check_block(bundle, sbn, &mut table)?);
     }
     if object_digest(&values) != bundle.manifest.digest {
         return Err("the object's hash".into());
@@ -92,11 +102,16 @@ fn check(bundle: &Bundle) -> Result<(), String> {
             return Err(format!("block page {number}"));
         }
     }
-    Ok(())
+    Ok(table.map(|(_, bytes)| bytes))
 }
 
-/// BLAKE3 value of a block, from its source symbols as they lie in the bundle.
-fn check_block(bundle: &Bundle, sbn: Sbn) -> Result<blake3::hazmat::ChainingValue, String> {
+/// BLAKE3 value of a block, from its source symbols as they lie in the bundle. Of the `table`, which begins at a byte of
+/// the object, this adds what lies in the block.
+fn check_block(
+    bundle: &Bundle,
+    sbn: Sbn,
+    table: &mut Option<(u64, Vec<u8>)>,
+) -> Result<blake3::hazmat::ChainingValue, String> {
     let layout = &bundle.layout;
     let geometry = layout.geometry();
     let (k, t, len) =
@@ -115,6 +130,11 @@ fn check_block(bundle: &Bundle, sbn: Sbn) -> Result<blake3::hazmat::ChainingValu
                     return Err(format!("padding of block {}", sbn.0));
                 }
                 hasher.update(symbol);
+                if let Some((begin, bytes)) = table {
+                    let offset = geometry.block_offset(sbn) + at as u64;
+                    let before = begin.saturating_sub(offset).min(symbol.len() as u64);
+                    bytes.extend_from_slice(&symbol[before as usize..]);
+                }
             }
         }
     }
@@ -123,7 +143,13 @@ fn check_block(bundle: &Bundle, sbn: Sbn) -> Result<blake3::hazmat::ChainingValu
 }
 
 /// What a bundle is, for people or as one JSON object.
-fn describe(bundle: &Bundle, key_id: Option<String>, trusted: Option<bool>, json: bool) -> String {
+fn describe(
+    bundle: &Bundle,
+    key_id: Option<String>,
+    trusted: Option<bool>,
+    table: Option<&Table<'_>>,
+    json: bool,
+) -> String {
     let m = &bundle.manifest;
     let digest = blake3::Hash::from_bytes(m.digest).to_hex();
     let layout = &bundle.layout;
@@ -137,7 +163,8 @@ fn describe(bundle: &Bundle, key_id: Option<String>, trusted: Option<bool>, json
             "symbol_size": m.symbol_len, "block_size": 1u64 << m.block_log2, "blocks": geometry.blocks(),
             "symbols_needed": geometry.symbols_needed(), "repair_full": m.repair_full,
             "repair_last": m.repair_last, "hash_pages": m.pages, "page_length": m.page_len,
-            "cosets": layout.cosets(),
+            "cosets": layout.cosets(), "kind": if table.is_some() { "folder" } else { "file" },
+            "table_size": m.table, "entries": table.map(entries_json),
         });
         return format!("{object}\n");
     }
@@ -152,8 +179,19 @@ fn describe(bundle: &Bundle, key_id: Option<String>, trusted: Option<bool>, json
         (_, last) => format!("{} per block, {last} in the short one", m.repair_full),
     };
     let block = show_size(1 << m.block_log2);
+    let folder = table.map(|table| {
+        let count = |what: fn(&Kind<'_>) -> bool| table.entries().iter().filter(|e| what(&e.kind)).count();
+        format!(
+            "{} files, {} folders, {} links; table of {}",
+            count(|kind| matches!(kind, Kind::File { .. })),
+            count(|kind| matches!(kind, Kind::Folder)),
+            count(|kind| matches!(kind, Kind::Link { .. })),
+            show_size(m.table.unwrap_or_default())
+        )
+    });
     let rows = [
         ("name", Some(m.name.clone())),
+        ("folder", folder),
         ("size", Some(format!("{} bytes ({})", m.size, show_size(m.size)))),
         ("digest", Some(digest.to_string())),
         ("seq", Some(m.seq.to_string())),
@@ -174,5 +212,52 @@ fn describe(bundle: &Bundle, key_id: Option<String>, trusted: Option<bool>, json
         ("repair", Some(repair)),
         ("hashes", Some(format!("all right: {} pages of {} slots", m.pages, m.page_len))),
     ];
-    rows.into_iter().filter_map(|(name, value)| Some(format!("{name:<12}{}\n", value?))).collect()
+    let rows = rows.into_iter().filter_map(|(name, value)| Some(format!("{name:<12}{}\n", value?)));
+    rows.chain(table.into_iter().flat_map(entries_text)).collect()
+}
+
+/// A folder's contents, a line each: mode, size, time, path.
+fn entries_text(table: &Table<'_>) -> impl Iterator<Item = String> {
+    table.entries().iter().map(|entry| {
+        let (letter, size, more) = match &entry.kind {
+            Kind::Folder => ('d', String::new(), "/".to_owned()),
+            Kind::File { size, .. } => ('-', size.to_string(), String::new()),
+            Kind::Link { target } => ('l', String::new(), format!(" -> {}", Shown(target.to_vec()))),
+        };
+        let a = &entry.attributes;
+        let moment = u64::try_from(a.seconds).map_or_else(|_| format!("@{}", a.seconds), show_moment);
+        format!("{letter} {:04o} {size:>12}  {moment}  {}{more}\n", a.mode, Shown(entry.path.to_vec()))
+    })
+}
+
+/// The same for programs. A path that is no text is also given in hexadecimal.
+fn entries_json(table: &Table<'_>) -> Vec<serde_json::Value> {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let entry = |entry: &carousel_proto::table::Entry<'_>| {
+        let a = &entry.attributes;
+        let mut value = serde_json::json!({
+            "path": text(entry.path), "mode": a.mode, "seconds": a.seconds, "nanoseconds": a.nanos,
+        });
+        if str::from_utf8(entry.path).is_err() {
+            value["path_hex"] = hex(entry.path).into();
+        }
+        match &entry.kind {
+            Kind::Folder => value["kind"] = "folder".into(),
+            Kind::File { size, extents } => {
+                value["kind"] = "file".into();
+                value["size"] = (*size).into();
+                value["data"] = extents.iter().map(|extent| extent.len).sum::<u64>().into();
+            }
+            Kind::Link { target } => {
+                value["kind"] = "link".into();
+                value["target"] = text(target).into();
+                if str::from_utf8(target).is_err() {
+                    value["target_hex"] = hex(target).into();
+                }
+            }
+        }
+        value
+    };
+    table.entries().iter().map(entry).collect()
 }

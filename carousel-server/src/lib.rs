@@ -9,6 +9,7 @@ mod bundle;
 mod cli;
 mod config;
 mod demo;
+mod folder;
 mod inspect;
 mod keyring;
 mod keys;

@@ -1,9 +1,10 @@
-//! `pack`: cuts a file into blocks, adds repair symbols and hashes, signs, and writes it all in sending order.
+//! `pack`: cuts a file, or a folder laid end to end, into blocks, adds repair symbols and hashes, signs, and writes it all in sending order.
 //!
 //! Two passes. The first goes over the blocks, on several threads, each block from disk to its records; the
 //! second goes over the hash pages and builds the tree above them. Memory does not depend on the file's size.
 
 use crate::cli;
+use crate::folder::Folder;
 use crate::keys::{read_secret_key, sign, with_suffix};
 use blake3::hazmat::ChainingValue;
 use carousel_proto::bundle::{BundleHeader, FIRST_BLOCK_PAGE, MANIFEST_RECORD, Places};
@@ -36,7 +37,7 @@ const WORK_MEMORY: usize = 40 << 20;
 /// `pack`.
 pub fn pack(arguments: &cli::Pack) -> Result<(), Failure> {
     let began = Instant::now();
-    let input = Input::open(&arguments.path)?;
+    let input = Input::open(&arguments.path, &arguments.out)?;
     let name = object_name(arguments)?;
     if arguments.out.exists() && !arguments.force {
         return Err(Failure::usage(format!(
@@ -65,6 +66,7 @@ pub fn pack(arguments: &cli::Pack) -> Result<(), Failure> {
         compatible: (!arguments.compatible.is_empty()).then(|| arguments.compatible.clone()),
         rollout: None,
         apply: None,
+        table: input.table_len(),
     };
     // Found now rather than after an hour of packing: the signature takes about 300 bytes more.
     if manifest.emit().len() + 16 * 16 + 320 > MAX_ENVELOPE_LEN {
@@ -73,6 +75,7 @@ pub fn pack(arguments: &cli::Pack) -> Result<(), Failure> {
     }
     let writer = Writer::create(&arguments.out, layout)?;
     let values = writer.write_blocks(&input)?;
+    input.is_unchanged()?;
     let manifest = writer.write_tree(manifest, &values)?;
     let bytes = manifest.emit();
     let signature = key.map(|key| sign(&bytes, &manifest, &key)).transpose()?;
@@ -97,27 +100,72 @@ pub fn pack(arguments: &cli::Pack) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The file to pack.
+/// The file or folder to pack.
 struct Input {
-    file: File,
+    source: Source,
     size: u64,
     modified: u64,
     path: std::path::PathBuf,
 }
 
+enum Source {
+    File(File),
+    Folder(Folder),
+}
+
 impl Input {
-    fn open(path: &Path) -> Result<Self, Failure> {
-        let file = File::open(path).map_err(|e| Failure::reading(path, &e))?;
-        let metadata = file.metadata().map_err(|e| Failure::reading(path, &e))?;
+    /// `out` is where the bundle will be: not in the folder that is packed.
+    fn open(path: &Path, out: &Path) -> Result<Self, Failure> {
+        let reading = |e: std::io::Error| Failure::reading(path, &e);
+        let metadata = path.metadata().map_err(reading)?;
+        if metadata.is_dir() {
+            let folder_of =
+                |out: &Path| out.parent().filter(|p| !p.as_os_str().is_empty()).map(Path::canonicalize);
+            let out = folder_of(out).unwrap_or_else(|| Path::new(".").canonicalize());
+            if out.ok().zip(path.canonicalize().ok()).is_some_and(|(out, path)| out.starts_with(path)) {
+                return Err(Failure::usage(format!(
+                    "{}: the bundle would lie in the folder that it is made of; choose another --out",
+                    path.display()
+                )));
+            }
+            let folder = Folder::open(path)?;
+            let (size, modified) = (folder.size(), folder.modified);
+            return Ok(Self { source: Source::Folder(folder), size, modified, path: path.to_owned() });
+        }
         if !metadata.is_file() {
             return Err(Failure::usage(format!(
-                "{}: not a regular file; pack one file, for instance an archive",
+                "{}: neither a regular file nor a folder; pack one of these",
                 path.display()
             )));
         }
+        let file = File::open(path).map_err(reading)?;
         let modified = metadata.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
         let modified = modified.map_or(0, |t| t.as_secs());
-        Ok(Self { file, size: metadata.len(), modified, path: path.to_owned() })
+        Ok(Self { source: Source::File(file), size: metadata.len(), modified, path: path.to_owned() })
+    }
+
+    fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> Result<(), Failure> {
+        match &self.source {
+            Source::File(file) => file.read_exact_at(bytes, at).map_err(|e| {
+                Failure::storage(format!("{}: {} (did it shrink?)", self.path.display(), plain(&e)))
+            }),
+            Source::Folder(folder) => folder.read_exact_at(bytes, at),
+        }
+    }
+
+    /// How much of the object is its file table.
+    fn table_len(&self) -> Option<u64> {
+        match &self.source {
+            Source::File(_) => None,
+            Source::Folder(folder) => Some(folder.table_len()),
+        }
+    }
+
+    fn is_unchanged(&self) -> Result<(), Failure> {
+        match &self.source {
+            Source::File(_) => Ok(()),
+            Source::Folder(folder) => folder.is_unchanged(),
+        }
     }
 }
 
@@ -347,9 +395,7 @@ impl<'a> Worker<'a> {
         let len = geometry.block_len(sbn);
         self.source.clear();
         self.source.resize(k * t, 0);
-        input.file.read_exact_at(&mut self.source[..len], geometry.block_offset(sbn)).map_err(|e| {
-            Failure::storage(format!("{}: {} (did it shrink?)", input.path.display(), plain(&e)))
-        })?;
+        input.read_exact_at(&mut self.source[..len], geometry.block_offset(sbn))?;
         let mut hasher = block_hasher(geometry, sbn);
         hasher.update(&self.source[..len]);
         self.repair.resize(r * t, 0);

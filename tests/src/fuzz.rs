@@ -18,6 +18,7 @@ use carousel_proto::manifest::{Envelope, Manifest};
 use carousel_proto::pages::{PageNumber, TreeShape, record_len, verify_block_page};
 use carousel_proto::receiver::ChannelId;
 use carousel_proto::signature::{Key, KeyId, Signature};
+use carousel_proto::table::{Kind, Table};
 use carousel_proto::units::{parse_duration_ms, parse_rate, parse_size};
 use carousel_proto::wire::{PREFIX_LEN, Packet, emit_prefix, record_header};
 use std::sync::OnceLock;
@@ -26,9 +27,10 @@ use std::sync::OnceLock;
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("packet", packet),
     ("manifest", manifest),
+    ("table", table),
     ("page", page),
     ("keys", keys),
     ("heartbeat", heartbeat),
@@ -68,6 +70,28 @@ fn inner_manifest(data: &[u8]) {
     assert!(shape.leaves_len() <= shape.body_len());
     assert!(!manifest.name.contains('/') && manifest.name != ".." && !manifest.name.is_empty());
     assert_eq!(Manifest::parse(&manifest.emit()).as_ref(), Ok(&manifest));
+}
+
+/// A folder's file table, of an object whose size is in the first bytes.
+pub fn table(data: &[u8]) {
+    let Some((size, data)) = data.split_first_chunk::<8>() else { return };
+    let size = u64::from_be_bytes(*size);
+    let Ok(table) = Table::parse(data, size) else { return };
+    assert_eq!(table.emit(), data);
+    let mut end = 0;
+    for run in table.runs() {
+        assert_eq!(run.start, end, "the files have a gap, or share bytes");
+        end = run.end();
+        let Kind::File { size, .. } = table.entries()[run.entry].kind else { panic!("bytes of no file") };
+        assert!(run.len > 0 && run.offset + run.len <= size);
+    }
+    assert_eq!(end + data.len() as u64, size);
+    assert!(table.entries().is_sorted_by(|a, b| a.path < b.path));
+    for entry in table.entries() {
+        let mut names = entry.path.split(|byte| *byte == b'/');
+        assert!(!names.any(|name| name.is_empty() || name == b"." || name == b".." || name.contains(&0)));
+        assert_eq!(entry.attributes.mode & 0o6000, 0);
+    }
 }
 
 /// Hash page and block page, against trees of every shape.

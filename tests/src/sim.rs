@@ -661,6 +661,7 @@ impl Bundle {
             compatible: None,
             rollout: None,
             apply: None,
+            table: None,
         };
         let emitted = manifest.emit();
         let envelope =

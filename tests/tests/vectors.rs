@@ -24,6 +24,7 @@ use carousel_proto::schedule::{
     Content, Coset, Item, Layout, Order, Position, Statement, Tier, phase, statement,
 };
 use carousel_proto::signature::Signature;
+use carousel_proto::table::{Attributes, Entry, Extent, Kind as Made, Table, TableError};
 use carousel_proto::wire::{HEADER_LEN, Kind, PREFIX_LEN, Packet, Sequence, Slot, WireError, emit_prefix};
 use carousel_tests::lab::Folder;
 use carousel_tests::scene::{AsOsString, args};
@@ -37,7 +38,7 @@ use std::sync::Once;
 /// Computes the outputs of a vector from its inputs.
 type Rule = fn(&[String]) -> Vec<String>;
 
-const RULES: [(&str, Rule); 33] = [
+const RULES: [(&str, Rule); 35] = [
     ("header-parse", |lines| each(lines, header_parse)),
     ("header-emit", |lines| each(lines, header_emit)),
     ("cut", |lines| each(lines, cut)),
@@ -71,6 +72,8 @@ const RULES: [(&str, Rule); 33] = [
     ("keys-edits", |lines| each(lines, keys_edit)),
     ("heartbeat", |lines| each(lines, heartbeat_part)),
     ("statements", |lines| each(lines, statements)),
+    ("table", |lines| each(lines, table_part)),
+    ("table-edits", |lines| each(lines, table_edit)),
 ];
 
 fn each(lines: &[String], rule: impl Fn(&str) -> String) -> Vec<String> {
@@ -358,7 +361,7 @@ fn cbor_len(bytes: &[u8]) -> usize {
         _ => panic!("no definite length"),
     };
     match major {
-        0 => head,
+        0 | 1 => head,
         2 | 3 => head + value as usize,
         4 => (0..value).fold(head, |at, _| at + cbor_len(&bytes[at..])),
         5 => (0..2 * value).fold(head, |at, _| at + cbor_len(&bytes[at..])),
@@ -432,6 +435,75 @@ fn envelope(line: &str) -> String {
         }
         Err(_) => "refused".into(),
     }
+}
+
+// --- file tables (section 4.11) -------------------------------------------------------------------------------------
+
+/// The folder of section 13.11.
+fn example_table() -> Table<'static> {
+    let at = |mode| Attributes { mode, seconds: 1_700_000_000, nanos: 5 };
+    let file = |path, mode, size, extents: &[(u64, u64)]| Entry {
+        path,
+        attributes: at(mode),
+        kind: Made::File {
+            size,
+            extents: extents.iter().map(|(offset, len)| Extent { offset: *offset, len: *len }).collect(),
+        },
+    };
+    let entries = vec![
+        Entry { path: b"bin", attributes: at(0o755), kind: Made::Folder },
+        file(b"bin/tool", 0o755, 9, &[(0, 9)]),
+        Entry { path: b"latest", attributes: at(0o777), kind: Made::Link { target: b"bin/tool" } },
+        file(b"log", 0o644, 200_000, &[(65_536, 65_536)]),
+        file(b"zoo", 0o644, 20, &[(0, 20)]),
+    ];
+    Table::new(Attributes { mode: 0o755, seconds: -1, nanos: 999_999_999 }, entries).unwrap()
+}
+
+/// `head`, `entry 1`, `bytes`, `run 1`: of that folder's table.
+fn table_part(line: &str) -> String {
+    let table = example_table();
+    let bytes = table.emit();
+    // The array of three, its text and the folder's own attributes; then the array of entries.
+    let mut at = 1;
+    at += cbor_len(&bytes[at..]);
+    at += cbor_len(&bytes[at..]) + 1;
+    let mut entries = vec![&bytes[..at]];
+    while at < bytes.len() {
+        let len = cbor_len(&bytes[at..]);
+        entries.push(&bytes[at..at + len]);
+        at += len;
+    }
+    match line.split(' ').next() {
+        Some("head") => hex(entries[0]),
+        Some("entry") => hex(entries[word::<usize>(line, 1)]),
+        Some("bytes") => format!("{} BLAKE3 {}", bytes.len(), blake3::hash(&bytes)),
+        Some("object") => (table.data_len() + bytes.len() as u64).to_string(),
+        Some("run") => {
+            let run = table.runs()[word::<usize>(line, 1) - 1];
+            format!("{} to {}: entry {} from {}", run.start, run.end(), run.entry + 1, run.offset)
+        }
+        _ => panic!("{line:?}: no such part"),
+    }
+}
+
+/// As for manifests. The object is as long as the files were, and the table is now.
+fn table_edit(line: &str) -> String {
+    let table = example_table();
+    let changed = changed(line, table.emit());
+    let refused = match Table::parse(&changed, table.data_len() + changed.len() as u64) {
+        Ok(_) => return "accepted".into(),
+        Err(TableError::Cbor(_)) => "CBOR",
+        Err(TableError::TooLong) => "long",
+        Err(TableError::Path(..)) => "path",
+        Err(TableError::Order(_)) => "order",
+        Err(TableError::Parent(_)) => "parent",
+        Err(TableError::Attributes(_)) => "attributes",
+        Err(TableError::Target(_)) => "target",
+        Err(TableError::Extents(_)) => "extents",
+        Err(TableError::Size { .. }) => "size",
+    };
+    format!("refused: {refused}")
 }
 
 // --- keys objects and heartbeats (sections 4.7 to 4.9) -----------------------------------------------------------
