@@ -14,6 +14,7 @@ use crate::state::State;
 use crate::tuner::{Choice, Offer, Origin, Step, Tuner};
 use crate::writer::WorkFile;
 use carousel_proto::authority::{Authority, Memory};
+use carousel_proto::device::Device;
 use carousel_proto::geometry::{Geometry, Sbn};
 use carousel_proto::keys::SignedKeys;
 use carousel_proto::manifest::Manifest;
@@ -52,7 +53,8 @@ pub fn get(arguments: &cli::Get) -> Result<(), Failure> {
     let hook = arguments.on_complete.as_deref().map(Hook::new).transpose()?;
     let seed = arguments.seed.as_deref().map(open_seed).transpose()?;
     // Found out now rather than after the transfer: target exists, folder missing or not writable.
-    let early = target.path_now().map(|path| WorkFile::create(&path, arguments.force)).transpose()?;
+    let early = target.path_now().filter(|_| !arguments.look);
+    let early = early.map(|path| WorkFile::create(&path, arguments.force)).transpose()?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&stop))
@@ -69,6 +71,9 @@ pub fn get(arguments: &cli::Get) -> Result<(), Failure> {
     let failed = |e| Failure::new(Outcome::Failed, format!("a pipe cannot be made: {}", plain(&e)));
     let reception = Reception::new(settings).map_err(failed)?;
     let manifest = engine.run(reception, &stop).map_err(|failure| engine.put_away(failure))?;
+    if arguments.look {
+        return Ok(());
+    }
     let path = engine.finish(&manifest)?;
     let tail = engine.sated.map(|since| since.elapsed()).unwrap_or_default();
     engine.report.done(&manifest, &path, &engine.standing(), &engine.heard(), tail);
@@ -146,7 +151,13 @@ fn trust(arguments: &cli::Get, state: Option<&State>) -> Result<Trust, Failure> 
     if arguments.require_heartbeat {
         authority.require_heartbeat();
     }
+    arguments.newer_than.iter().for_each(|newer| authority.require_newer(newer.than, newer.by));
     Ok(Trust::Authority(Box::new(authority)))
+}
+
+/// What the user says that this device is.
+fn device(arguments: &cli::Get) -> Device {
+    Device { compatible: arguments.compatible.clone(), id: arguments.device_id.clone() }
 }
 
 /// An older file, opened while it may be.
@@ -271,7 +282,7 @@ impl<'a> Engine<'a> {
     fn new(arguments: &'a cli::Get, trust: Trust, files: Files, tuner: Tuner, updates: Queue<Offer>) -> Self {
         Self {
             arguments,
-            receiver: Receiver::new(trust, unix_time()),
+            receiver: Receiver::new(trust, unix_time()).for_device(device(arguments)),
             state: files.state,
             report: Report::new(arguments.json, arguments.quiet),
             target: files.target,
@@ -417,7 +428,14 @@ impl<'a> Engine<'a> {
     fn drain(&mut self, now: u64, reception: &Reception) -> Result<(), Failure> {
         while let Some(output) = self.receiver.poll_output() {
             match output {
+                Output::Started(manifest) if self.arguments.look => {
+                    self.remember()?; // what time it is at least
+                    self.note_signer();
+                    self.report.offered(&manifest);
+                    (self.manifest, self.complete) = (Some(manifest), true);
+                }
                 Output::Started(manifest) => {
+                    self.note_signer();
                     self.start(manifest, reception)?;
                     self.remember()?;
                     for (channel, bytes) in self.receiver.take_early().iter() {
@@ -455,8 +473,16 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// From now on nothing older of this name.
+    fn note_signer(&mut self) {
+        let signer = self.receiver.authority().and_then(|authority| authority.signer());
+        self.report.signed_by(signer);
+    }
+
+    /// From now on nothing older of this name, unless the caller sees to that.
     fn handed_over(&mut self) -> Result<(), Failure> {
+        if self.arguments.stage {
+            return Ok(());
+        }
         if let Some(authority) = self.receiver.authority() {
             authority.handle_handover();
         }
@@ -664,6 +690,7 @@ impl<'a> Engine<'a> {
         if let Some(refusal) = self.receiver.refusal().filter(|_| !self.refusal_said) {
             // No packet may end the program: the genuine manifest may be still to come.
             tracing::warn!("refused: {refusal}; waiting for another one");
+            self.report.refused(refusal);
             self.refusal_said = true;
         }
         if let Some(refusal) = self.receiver.keys_refusal().filter(|_| !self.keys_refusal_said) {
@@ -674,6 +701,7 @@ impl<'a> Engine<'a> {
         let silent = Duration::from_nanos(self.clock - self.grown.0);
         let timed_out = !timeout.is_zero() && silent >= timeout;
         if timed_out && let Some(refusal) = self.receiver.refusal() {
+            self.report.refused(refusal);
             return Err(Failure::new(refusal.outcome(), refusal.to_string()));
         }
         if timed_out {

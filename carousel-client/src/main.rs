@@ -3,7 +3,8 @@
 //! [`discovery`] asks DNS what there is, [`tuner`] decides which of it is joined. Wire to disk: [`ssm`] joins and [`receive`] waits for batches of packets; `carousel_proto` parses and judges
 //! them; [`get`] does what its receiver says: [`writer`] puts symbols into the work file, [`decode`] completes
 //! the blocks; [`report`] tells people and programs. One loop, one direction. All of it in a [`sandbox`], but for the
-//! command at the end, which has a process of its own: [`hook`].
+//! command at the end, which has a process of its own: [`hook`]. The agent, [`watch`], stands beside all that: it starts
+//! this program for each transfer and reads what it says.
 
 mod cli;
 mod decode;
@@ -20,6 +21,8 @@ mod ssm;
 mod state;
 mod thread;
 mod tuner;
+#[cfg(feature = "watch")]
+mod watch;
 mod writer;
 
 use carousel_proto::outcome::{Failure, Outcome, one_line};
@@ -54,6 +57,8 @@ fn main() -> ExitCode {
         cli::Command::Get(a) => get::get(&a),
         #[cfg(feature = "dns")]
         cli::Command::Discover(a) => discovery::discover(&a),
+        #[cfg(feature = "watch")]
+        cli::Command::Watch(a) => watch::watch(&a),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
