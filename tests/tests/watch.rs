@@ -243,7 +243,7 @@ fn a_release_in_dns_is_fetched_and_handed_over_and_an_older_one_never() {
     agent.kill(Signal::SIGTERM);
     let exit = agent.finish(LIMIT);
     assert_eq!(exit.code(), 0, "{agent}");
-    exit.row("the agent, two releases and some forty looks, with all that it started");
+    exit.row("the agent and all that it started: two releases by name");
 }
 
 #[test]
@@ -628,4 +628,38 @@ fn get_takes_only_what_is_meant_for_it() {
 
 fn names(folder: &Path) -> Vec<String> {
     fs::read_dir(folder).unwrap().flatten().map(|f| f.file_name().into_string().unwrap()).collect()
+}
+
+#[test]
+fn what_is_wrong_is_told_in_one_line() {
+    let dir = carousel_tests::lab::Folder::new();
+    let packed = scene::pack(dir.path(), 2_000, &[]);
+    let says = |out: std::process::Output, words: &str| {
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!((out.status.code(), text.lines().count()), (Some(2), 1), "{text}");
+        assert!(text.contains(words), "{words:?} is not said: {text}");
+    };
+    for (option, value, words) in [
+        ("--rollout", "soon=5%", "2027-01-31T06:00:00Z"),
+        ("--rollout", "@2=50%,@1=60%", "after the one before it"),
+        ("--rollout", "@1=50%,@2=50%", "with a greater share"),
+        ("--rollout", "@1=0%", "more than 0 %"),
+        ("--rollout-salt", "word", "--rollout"),
+        ("--apply-not-before", "2027-13-01", "2027-01-31"),
+        ("--apply-jitter", "29d", "28d"),
+    ] {
+        says(bins::run_line(&scene::pack_line(&packed, &["--force", option, value])), words);
+    }
+    let config = dir.path().join("client.toml");
+    let watch = |more: &[&str]| {
+        let line = args(&[&"watch", &"--config", &config]).into_iter().chain(more.iter().map(Into::into));
+        bins::run(bins::client(), line)
+    };
+    says(watch(&[]), "check the path");
+    let good = "state = \"s\"\nkey = [\"k.pub\"]\ndevice_id = \"d\"\n[[watch]]\nname = \"a\"\nservice = \"b\"\nout = \"c\"\n";
+    fs::write(&config, good.replace("out", "oout")).unwrap();
+    says(watch(&["--check"]), "client.toml: line 7: unknown field `oout`");
+    fs::write(&config, good).unwrap();
+    assert!(watch(&["--check"]).status.success());
+    assert!(!dir.path().join("s").exists(), "it only looks");
 }
