@@ -214,7 +214,10 @@ fn a_release_in_dns_is_fetched_and_handed_over_and_an_older_one_never() {
     scene::wait_sending(&s.server, &server);
 
     let d = s.device("device");
-    d.configure(&format!("nameserver = \"{SOURCE}\""), &format!("service = \"{ZONE}\"\n"));
+    d.configure(
+        &format!("nameserver = \"{SOURCE}\"\nget = [\"--rcvbuf=1MiB\"]"),
+        &format!("service = \"{ZONE}\"\n"),
+    );
     let agent = d.start();
     d.reach(&agent, "ok", 42);
     d.has(&first);

@@ -28,7 +28,7 @@ fn dns(command: &mut Command, config: &Config) {
 /// `get`, to look or to receive.
 pub fn get(program: &Path, config: &Config, item: &Item, record: &Record, look: bool) -> Command {
     let mut command = Command::new(program);
-    command.args(["get", "--json", "--quiet", "--stage", "--force"]);
+    command.args(["get", "--json", "--quiet", "--stage", "--force"]).args(&item.get);
     match &item.place {
         Place::Service(service) => {
             command.arg(service);

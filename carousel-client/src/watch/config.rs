@@ -1,11 +1,14 @@
 //! The agent's configuration. What is wrong with it is told in one line that names the file, the line and the remedy.
 
 use super::agent::Rules;
+use super::command;
+use super::record::Record;
 use super::window::{Windows, parse_offset};
 use crate::cli;
 use carousel_proto::device::MAX_ID_LEN;
-use carousel_proto::outcome::Failure;
+use carousel_proto::outcome::{Failure, one_line};
 use carousel_proto::units::parse_duration_ms;
+use clap::Parser;
 use serde::Deserialize;
 use std::fmt::Display;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -45,6 +48,8 @@ pub struct Item {
     pub out: PathBuf,
     pub seed: Option<PathBuf>,
     pub tier: Option<String>,
+    /// Further options of `get`.
+    pub get: Vec<String>,
     pub handover: Option<String>,
     pub confirm: Option<String>,
     /// Milliseconds for either command.
@@ -94,6 +99,8 @@ struct Document {
     receive: Option<Spanned<Vec<String>>>,
     apply: Option<Spanned<Vec<String>>>,
     #[serde(default)]
+    get: Vec<String>,
+    #[serde(default)]
     watch: Vec<Spanned<WatchTable>>,
 }
 
@@ -125,6 +132,7 @@ struct WatchTable {
     confirm_within: Option<Duration>,
     receive: Option<Spanned<Vec<String>>>,
     apply: Option<Spanned<Vec<String>>>,
+    get: Option<Vec<String>>,
 }
 
 /// Milliseconds, at least one.
@@ -279,7 +287,7 @@ impl Config {
             items.push(item);
         }
         let beside = |path: &Option<PathBuf>| path.as_deref().map(|path| file.beside(path));
-        Ok(Self {
+        let config = Self {
             device_id,
             key: document.key.iter().map(|path| file.beside(path)).collect(),
             keys: beside(&document.keys),
@@ -290,7 +298,18 @@ impl Config {
             nameserver: document.nameserver.map(|Nameserver(address)| address),
             trust_anchor: beside(&document.trust_anchor),
             items,
-        })
+        };
+        // Now, and not at the first look, which may be in the night.
+        for (item, table) in config.items.iter().zip(&document.watch) {
+            let command =
+                command::get(Path::new("carousel-client"), &config, item, &Record::default(), false);
+            let line = std::iter::once(command.get_program()).chain(command.get_args());
+            if let Err(error) = cli::Arguments::try_parse_from(line) {
+                let what = format_args!("{}: {}", item.name, one_line(&error.render().to_string()));
+                return Err(file.fail(table.span().start, what));
+            }
+        }
+        Ok(config)
     }
 }
 
@@ -353,6 +372,7 @@ impl Document {
             out: file.beside(&t.out),
             seed: t.seed.as_deref().map(|path| file.beside(path)),
             tier: t.tier.clone().map(|Tier(text)| text),
+            get: t.get.clone().unwrap_or_else(|| self.get.clone()),
             handover: t.handover.clone(),
             confirm: t.confirm.clone(),
             command_timeout: ms(t.command_timeout, self.command_timeout, 3_600_000),
@@ -475,6 +495,8 @@ mod tests {
             (&format!("{ITEM}group = [\"ff3e::1\"]\nport = 1\nannounce_port = 2"), 4, "announce_group"),
             (&format!("{item}tier = \"fast\""), 8, "stacked"),
             (&item.replace("fw\"", "f/w\""), 5, "letters"),
+            (&format!("{item}get = [\"--rcvbuf=x\"]"), 4, "fw: invalid value 'x' for '--rcvbuf"),
+            (&format!("get = [\"--insecure\"]\n{item}"), 5, "cannot be used with"),
             (&format!("{item}{item}"), 8, "name is there twice"),
             (&format!("{item}{}", item.replace("\"fw\"", "\"x\"")), 8, "out is there twice"),
         ] {
@@ -497,6 +519,17 @@ mod tests {
             let failure = parse(&text).unwrap_err();
             assert!(failure.message.contains(says), "{text}: {failure}");
         }
+    }
+
+    #[test]
+    fn further_options_of_get_are_taken() {
+        let text = format!(
+            "{HEAD}get = [\"--threads=1\"]\n{ITEM}service = \"a\"\n[[watch]]\nname = \"b\"\nservice = \"b\"\n\
+                            out = \"b\"\nget = [\"--rcvbuf\", \"1MiB\", \"--sources=2\"]\n"
+        );
+        let config = parse(&text).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(config.items[0].get, ["--threads=1"]);
+        assert_eq!(config.items[1].get, ["--rcvbuf", "1MiB", "--sources=2"]);
     }
 
     #[test]
