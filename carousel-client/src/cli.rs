@@ -1,5 +1,7 @@
 //! The command line, as definitions only. Other programs rely on these names.
 
+use carousel_proto::device::MAX_ID_LEN;
+use carousel_proto::signature::KeyId;
 use carousel_proto::units::{parse_duration_ms, parse_size};
 use clap::{Args, Parser, Subcommand};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -18,9 +20,10 @@ Examples:
       --key release.pub --out firmware.img
   carousel-client get --source 2001:db8::1 --source 2001:db8::2 --group ff3e::8000:1 --port 5004 \\
       --interface eth0 --digest 8f3c… --out firmware.img --json
+  carousel-client watch --config /etc/carousel/client.toml
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 bad signature or digest, 4 rollback or expired, 5 no signal,
-6 storage, 7 hook failed, 75 DNS does not answer: try again later."
+6 storage, 7 hook failed, 75 DNS does not answer, or it is not this device's turn: try again later."
 )]
 pub struct Arguments {
     /// More remarks on stderr (-v: every block, -vv: every batch)
@@ -48,6 +51,23 @@ pub enum Command {
     /// Say what DNS offers under a name: sources, channels, rates, release
     #[cfg(feature = "dns")]
     Discover(Discover),
+    /// Wait for newer releases for ever, fetch them, and hand them over when it is time: the agent of a device
+    #[cfg(feature = "watch")]
+    Watch(Watch),
+}
+
+#[cfg(feature = "watch")]
+#[derive(Args, Debug)]
+#[command(after_help = "\
+SIGHUP takes up a changed file; transfers go on with what they had. SIGTERM ends it and keeps all work.
+The states in the status file: waiting, receiving, verified, ready, handed-over, ok, failed.")]
+pub struct Watch {
+    /// What to watch, and what to do with it: TOML
+    #[arg(long, value_name = "client.toml")]
+    pub config: PathBuf,
+    /// Only read the file, and say what is wrong with it
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// How DNS is asked.
@@ -86,6 +106,13 @@ pub enum Tier {
     Number(usize),
     /// The client, from loss; the groups are a ladder.
     Stacked,
+}
+
+/// A release, and who vouched for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Newer {
+    pub than: u64,
+    pub by: Option<KeyId>,
 }
 
 #[derive(Args, Debug)]
@@ -129,6 +156,22 @@ pub struct Get {
     /// Begin nothing before a heartbeat says that it is still the release to take
     #[arg(long, requires = "keys")]
     pub require_heartbeat: bool,
+    /// Take only what is meant for this kind of device, or for all kinds; may be repeated
+    #[arg(long, value_name = "KIND")]
+    pub compatible: Vec<String>,
+    /// Go by rollouts, as the device of this name: begin with nothing before its turn
+    #[arg(long, value_name = "ID", value_parser = parse_device_id)]
+    pub device_id: Option<String>,
+    /// Take only a newer release than this one, whatever its name; where a key is named, as long as that is not revoked.
+    /// May be repeated
+    #[arg(long, value_name = "SEQ[@KEYID]", value_parser = parse_newer, conflicts_with_all = ["digest", "insecure"])]
+    pub newer_than: Vec<Newer>,
+    /// Only find out whether there is something to take, and take nothing
+    #[arg(long)]
+    pub look: bool,
+    /// Leave it to the caller to put the object to use: --state does not remember the release as one that was
+    #[arg(long, conflicts_with = "on_complete")]
+    pub stage: bool,
     /// Trust this BLAKE3 of the object, in hexadecimal, instead of a key
     #[arg(long, value_name = "BLAKE3HEX", value_parser = parse_digest)]
     pub digest: Option<[u8; 32]>,
@@ -161,7 +204,7 @@ pub struct Get {
     /// Decoding threads [default: one per processor, at most 2]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub threads: Option<u8>,
-    /// One JSON object per line on stdout: join, leave, keys, started, progress, done
+    /// One JSON object per line on stdout: join, leave, keys, refused, offer, started, progress, done
     #[arg(long)]
     pub json: bool,
     /// No progress on stderr
@@ -185,7 +228,7 @@ pub struct Get {
     pub test_loss: u8,
 }
 
-fn parse_group(text: &str) -> Result<Ipv6Addr, String> {
+pub fn parse_group(text: &str) -> Result<Ipv6Addr, String> {
     let address: Ipv6Addr =
         text.parse().map_err(|_| format!("{text:?} is no IPv6 address; a group looks like ff3e::8000:1"))?;
     if !address.is_multicast() {
@@ -194,7 +237,7 @@ fn parse_group(text: &str) -> Result<Ipv6Addr, String> {
     Ok(address)
 }
 
-fn parse_tier(text: &str) -> Result<Tier, String> {
+pub fn parse_tier(text: &str) -> Result<Tier, String> {
     match text {
         "auto" => Ok(Tier::Auto),
         "stacked" => Ok(Tier::Stacked),
@@ -205,13 +248,29 @@ fn parse_tier(text: &str) -> Result<Tier, String> {
     }
 }
 
-fn parse_nameserver(text: &str) -> Result<SocketAddr, String> {
+pub fn parse_nameserver(text: &str) -> Result<SocketAddr, String> {
     let with_port = || text.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, 53));
     text.parse().ok().or_else(with_port).ok_or_else(|| {
         format!(
             "{text:?} is no nameserver: use an address like 2001:db8::53, or with a port [2001:db8::53]:5353"
         )
     })
+}
+
+fn parse_device_id(text: &str) -> Result<String, String> {
+    match text.len() {
+        1..=MAX_ID_LEN => Ok(text.to_owned()),
+        _ => Err(format!("a device id has 1 to {MAX_ID_LEN} bytes")),
+    }
+}
+
+fn parse_newer(text: &str) -> Result<Newer, String> {
+    let bad = || format!("{text:?} is no release: write it like 42, or 42@0123456789ABCDEF with a key id");
+    let (seq, by) = match text.split_once('@') {
+        Some((seq, id)) => (seq, Some(KeyId::parse(id).ok_or_else(bad)?)),
+        None => (text, None),
+    };
+    Ok(Newer { than: seq.parse().map_err(|_| bad())?, by })
 }
 
 fn parse_digest(text: &str) -> Result<[u8; 32], String> {
@@ -228,5 +287,15 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn releases_to_be_newer_than() {
+        assert_eq!(parse_newer("42"), Ok(Newer { than: 42, by: None }));
+        let id = KeyId::parse("0123456789ABCDEF");
+        assert_eq!(parse_newer("42@0123456789abcdef"), Ok(Newer { than: 42, by: id }));
+        for bad in ["", "@", "42@", "x@0123456789ABCDEF", "42@0123", "-1"] {
+            assert!(parse_newer(bad).is_err(), "{bad}");
+        }
     }
 }

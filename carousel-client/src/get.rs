@@ -16,6 +16,7 @@ use crate::status::{Status, View};
 use crate::tuner::{Choice, Offer, Origin, Step, Tuner};
 use crate::writer::WorkFile;
 use carousel_proto::authority::{Authority, Memory};
+use carousel_proto::device::Device;
 use carousel_proto::geometry::{Geometry, Sbn};
 use carousel_proto::keys::SignedKeys;
 use carousel_proto::manifest::Manifest;
@@ -68,7 +69,7 @@ fn fetch(arguments: &cli::Get, status: &mut Status) -> Result<(), Failure> {
     let hook = arguments.on_complete.as_deref().map(Hook::new).transpose()?;
     let seed = arguments.seed.as_deref().map(open_seed).transpose()?;
     // Found out now rather than after the transfer: target exists, folder missing or not writable.
-    let early = target.early(arguments, state.as_ref())?;
+    let early = if arguments.look { None } else { target.early(arguments, state.as_ref())? };
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         signal_hook::flag::register(signal, Arc::clone(&stop))
@@ -90,6 +91,9 @@ fn fetch(arguments: &cli::Get, status: &mut Status) -> Result<(), Failure> {
     engine.receiver.handle_end();
     engine.show();
     let manifest = ended?;
+    if arguments.look {
+        return Ok(());
+    }
     let path = engine.finish(&manifest)?;
     let tail = engine.sated.map(|since| since.elapsed()).unwrap_or_default();
     engine.report.done(&manifest, &path, &engine.standing(), &engine.heard(), tail);
@@ -171,7 +175,13 @@ fn trust(arguments: &cli::Get, state: Option<&State>) -> Result<Trust, Failure> 
     if arguments.require_heartbeat {
         authority.require_heartbeat();
     }
+    arguments.newer_than.iter().for_each(|newer| authority.require_newer(newer.than, newer.by));
     Ok(Trust::Authority(Box::new(authority)))
+}
+
+/// What the user says that this device is.
+fn device(arguments: &cli::Get) -> Device {
+    Device { compatible: arguments.compatible.clone(), id: arguments.device_id.clone() }
 }
 
 /// An older file, opened while it may be.
@@ -362,7 +372,7 @@ impl<'a> Engine<'a> {
     ) -> Self {
         Self {
             arguments,
-            receiver: Receiver::new(trust, unix_time()),
+            receiver: Receiver::new(trust, unix_time()).for_device(device(arguments)),
             state: files.state,
             report: Report::new(arguments.json, arguments.quiet),
             status: files.status,
@@ -528,7 +538,14 @@ impl<'a> Engine<'a> {
     fn drain(&mut self, now: u64, reception: &Reception) -> Result<(), Failure> {
         while let Some(output) = self.receiver.poll_output() {
             match output {
+                Output::Started(manifest) if self.arguments.look => {
+                    self.remember()?; // what time it is at least
+                    self.note_signer();
+                    self.report.offered(&manifest);
+                    (self.manifest, self.complete) = (Some(manifest), true);
+                }
                 Output::Started(manifest) => {
+                    self.note_signer();
                     self.start(manifest, reception)?;
                     self.remember()?;
                     for (channel, bytes) in self.receiver.take_early().iter() {
@@ -566,8 +583,16 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// From now on nothing older of this name.
+    fn note_signer(&mut self) {
+        let signer = self.receiver.authority().and_then(|authority| authority.signer());
+        self.report.signed_by(signer);
+    }
+
+    /// From now on nothing older of this name, unless the caller sees to that.
     fn handed_over(&mut self) -> Result<(), Failure> {
+        if self.arguments.stage {
+            return Ok(());
+        }
         if let Some(authority) = self.receiver.authority() {
             authority.handle_handover();
         }
@@ -809,6 +834,7 @@ impl<'a> Engine<'a> {
         if let Some(refusal) = self.receiver.refusal().filter(|_| !self.refusal_said) {
             // No packet may end the program: the genuine manifest may be still to come.
             tracing::warn!("refused: {refusal}; waiting for another one");
+            self.report.refused(refusal);
             self.refusal_said = true;
         }
         if let Some(refusal) = self.receiver.keys_refusal().filter(|_| !self.keys_refusal_said) {
@@ -818,6 +844,7 @@ impl<'a> Engine<'a> {
         let timeout = Duration::from_millis(self.arguments.timeout);
         let timed_out = !timeout.is_zero() && silent >= timeout;
         if timed_out && let Some(refusal) = self.receiver.refusal() {
+            self.report.refused(refusal);
             return Err(Failure::new(refusal.outcome(), refusal.to_string()));
         }
         if timed_out {

@@ -5,7 +5,8 @@
 //! says: [`writer`] puts symbols into the work file, [`decode`] completes the blocks, both in [`places`] in a file or on
 //! a [`device`]; [`folder`] takes a whole folder apart; [`report`] tells people and programs, [`status`] those who look at
 //! files that [`publish`] writes. One loop, one direction. All of it in a [`sandbox`], but for the
-//! command at the end, which has a process of its own: [`hook`].
+//! command at the end, which has a process of its own: [`hook`]. The agent, [`watch`], stands beside all that: it starts
+//! this program for each transfer and reads what it says.
 
 mod cli;
 mod decode;
@@ -27,6 +28,8 @@ mod state;
 mod status;
 mod thread;
 mod tuner;
+#[cfg(feature = "watch")]
+mod watch;
 mod writer;
 
 use carousel_proto::outcome::{Failure, Outcome, one_line};
@@ -61,6 +64,8 @@ fn main() -> ExitCode {
         cli::Command::Get(a) => get::get(&a),
         #[cfg(feature = "dns")]
         cli::Command::Discover(a) => discovery::discover(&a),
+        #[cfg(feature = "watch")]
+        cli::Command::Watch(a) => watch::watch(&a),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,10 +1,14 @@
 //! What people and programs get to see while a transfer runs, and at its end.
 
 use crate::tuner::Step;
+use carousel_proto::apply::Apply;
+use carousel_proto::device::Unfit;
 use carousel_proto::keys::Keys;
 use carousel_proto::manifest::Manifest;
 use carousel_proto::receiver::{Bursts, ChannelCount, Counters};
+use carousel_proto::signature::KeyId;
 use carousel_proto::tiers::State;
+use carousel_proto::trust::TrustError;
 use carousel_proto::units::{show_rate, show_seconds, show_size};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
@@ -65,6 +69,7 @@ pub struct Report {
     packet_bits: f64,
     name: String,
     size: u64,
+    key_id: Option<String>,
     last_line: Instant,
     last_json: Instant,
     /// Start of the window over which the rate is taken, and the packets until then.
@@ -83,6 +88,7 @@ impl Report {
             packet_bits: 1280.0 * 8.0,
             name: String::new(),
             size: 0,
+            key_id: None,
             last_line: now,
             last_json: now,
             window: (now, 0),
@@ -123,6 +129,40 @@ impl Report {
         }
     }
 
+    /// Whose signature made the manifest acceptable.
+    pub fn signed_by(&mut self, key: Option<KeyId>) {
+        self.key_id = key.map(|id| id.to_string());
+    }
+
+    /// There is something to take.
+    pub fn offered(&self, manifest: &Manifest) {
+        if self.json {
+            emit(&json!({
+                "event": "offer", "name": manifest.name, "size": manifest.size, "seq": manifest.seq,
+                "digest": hex(&manifest.digest), "seconds": self.began.elapsed().as_secs_f64(),
+                "key_id": self.key_id, "compatible": manifest.compatible, "apply": apply(manifest),
+            }));
+        }
+        if !self.quiet {
+            eprintln!("{} ({}), release {}", manifest.name, show_size(manifest.size), manifest.seq);
+        }
+    }
+
+    /// A manifest was not accepted: when that may change by itself, seconds since 1970, and how it would end the
+    /// program.
+    pub fn refused(&self, refusal: &TrustError) {
+        let again = match refusal {
+            TrustError::Unfit(Unfit::NotYet { begins, .. }) => *begins,
+            _ => None,
+        };
+        if self.json {
+            emit(&json!({
+                "event": "refused", "seconds": self.began.elapsed().as_secs_f64(), "reason": reason(refusal),
+                "code": refusal.outcome() as u8, "message": refusal.to_string(), "again": again,
+            }));
+        }
+    }
+
     /// A manifest was accepted.
     pub fn started(&mut self, manifest: &Manifest, packet_len: usize) {
         self.packet_bits = packet_len as f64 * 8.0;
@@ -132,6 +172,7 @@ impl Report {
             emit(&json!({
                 "event": "started", "name": manifest.name, "kind": kind(manifest), "size": manifest.size, "seq": manifest.seq,
                 "digest": hex(&manifest.digest), "seconds": self.began.elapsed().as_secs_f64(),
+                "key_id": self.key_id, "compatible": manifest.compatible, "apply": apply(manifest),
             }));
         }
         if self.quiet {
@@ -266,6 +307,7 @@ impl Report {
                 "symbols_needed": standing.needed, "symbols_received": c.symbols,
                 "blocks_decoded": c.decoded, "blocks_refused": c.decode_failed, "blocks_found": standing.found,
                 "sources": sources, "tier": standing.tier,
+                "key_id": self.key_id, "compatible": manifest.compatible, "apply": apply(manifest),
             }));
         }
         if !self.quiet {
@@ -297,6 +339,30 @@ fn kind(manifest: &Manifest) -> &'static str {
 /// The share of the packets that never came.
 pub fn loss(standing: &Standing) -> f64 {
     standing.lost as f64 / (standing.lost + standing.counters.received).max(1) as f64
+}
+
+/// When to apply it, for programs; `null` where that is left to the device.
+fn apply(manifest: &Manifest) -> Option<Value> {
+    let apply = manifest.apply.as_deref().and_then(|bytes| Apply::parse(bytes).ok())?;
+    Some(json!({"not_before": apply.not_before, "jitter": apply.jitter}))
+}
+
+/// A word for programs.
+fn reason(refusal: &TrustError) -> &'static str {
+    match refusal {
+        TrustError::Manifest(_) => "unreadable",
+        TrustError::Unsigned { .. } | TrustError::Signature { .. } => "signature",
+        TrustError::Expired { .. } => "expired",
+        TrustError::Revoked { .. } => "revoked",
+        TrustError::Rollback { .. } => "rollback",
+        TrustError::KeysExpired { .. } => "keys-expired",
+        TrustError::NoHeartbeat { .. } => "heartbeat",
+        TrustError::NotNewer { .. } => "not-newer",
+        TrustError::Unfit(Unfit::Compatible { .. }) => "compatible",
+        TrustError::Unfit(Unfit::NotYet { .. }) => "rollout",
+        TrustError::Unfit(Unfit::Rollout { .. } | Unfit::Apply { .. }) => "not-understood",
+        TrustError::Digest { .. } => "digest",
+    }
 }
 
 /// A digest for people and programs.

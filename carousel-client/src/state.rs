@@ -4,8 +4,9 @@
 //! keys             the newest keys object, as it came
 //! times            key id and seconds since 1970, a line for each key
 //! release-HASH     an object's name, then key id and release sequence number, a line for each key
-//! lock             keeps clients apart
 //! device-HASH      what of an object is on a block device while it is incomplete: the journal of `--device`
+//! watch-NAME.json  what the agent has done about one item of its configuration
+//! lock, watch-lock keep clients apart, and agents
 //! ```
 //!
 //! Files are small, written rarely, and replaced whole: after a power cut there is the old one or the new one.
@@ -94,6 +95,27 @@ impl State {
             self.write_changed(&file, &format!("{name}\n{}", merged.emit()))?;
         }
         Ok(())
+    }
+
+    /// What the agent noted in a file of its own.
+    #[cfg(feature = "watch")]
+    pub fn note(&self, file: &str) -> Result<Option<String>, Failure> {
+        self.read_text(file)
+    }
+
+    /// Notes something for the agent: after this it is on the disk.
+    #[cfg(feature = "watch")]
+    pub fn keep_note(&self, file: &str, text: &str) -> Result<(), Failure> {
+        self.write(file, text.as_bytes())
+    }
+
+    /// Keeps every other agent away; `None` if there is one. Nobody else knows this lock.
+    #[cfg(feature = "watch")]
+    pub fn lock_for_agent(&self) -> Result<Option<File>, Failure> {
+        let path = self.folder.join("watch-lock");
+        let open = || File::options().create(true).truncate(false).write(true).open(&path);
+        let file = open().map_err(|e| failed(&path, &e))?;
+        Ok(file.try_lock().is_ok().then_some(file))
     }
 
     fn times(&self) -> Result<Marks, Failure> {

@@ -58,8 +58,18 @@ impl Marks {
 
     /// The greatest number; the word of revoked keys is void.
     fn greatest(&self, keys: &Keys) -> u64 {
+        self.latest(keys).unwrap_or(0)
+    }
+
+    /// The same; `None` where no key that counts has vouched for any.
+    fn latest(&self, keys: &Keys) -> Option<u64> {
         let good = self.0.iter().filter(|(id, _)| !keys.is_revoked(*id));
-        good.map(|(_, number)| *number).max().unwrap_or(0)
+        good.map(|(_, number)| *number).max()
+    }
+
+    /// Keys and their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (KeyId, u64)> + '_ {
+        self.0.iter().copied()
     }
 }
 
@@ -79,6 +89,10 @@ pub struct Authority {
     /// The user wants a heartbeat, whatever the keys object says.
     wants_heartbeat: bool,
     memory: Memory,
+    /// What a release must be newer than, whatever its name.
+    newer_than: Marks,
+    /// The same, whoever vouched for it.
+    newer_than_any: Option<u64>,
     /// The device's clock when the program began, seconds since 1970; 0 if it has none.
     clock: u64,
     /// Seconds since then.
@@ -109,6 +123,8 @@ impl Authority {
             keys,
             wants_heartbeat: false,
             memory,
+            newer_than: Marks::default(),
+            newer_than_any: None,
             clock,
             elapsed: 0,
             heartbeats: Vec::new(),
@@ -137,6 +153,20 @@ impl Authority {
     /// Begins nothing without a fresh heartbeat, whatever the keys object says.
     pub fn require_heartbeat(&mut self) {
         self.wants_heartbeat = true;
+    }
+
+    /// Takes only what is newer than this, whatever its name: as long as the key that vouched for it is not revoked, or
+    /// for good where none is named.
+    pub fn require_newer(&mut self, than: u64, by: Option<KeyId>) {
+        match by {
+            Some(by) => self.newer_than.raise(by, than),
+            None => self.newer_than_any = self.newer_than_any.max(Some(than)),
+        }
+    }
+
+    /// Who signed the release that was accepted.
+    pub fn signer(&self) -> Option<KeyId> {
+        self.accepted.as_ref().map(|(by, _, _)| *by)
     }
 
     /// The keys object that counts.
@@ -188,6 +218,9 @@ impl Authority {
             return Err(TrustError::Expired { name: name(), expires });
         }
         self.check_seq(&manifest.name, manifest.seq)?;
+        if let Some(than) = self.must_be_newer_than().filter(|than| manifest.seq <= *than) {
+            return Err(TrustError::NotNewer { name: name(), seq: manifest.seq, than });
+        }
         if (self.wants_heartbeat || self.keys.needs_heartbeat) && !self.is_alive(envelope.manifest) {
             return Err(TrustError::NoHeartbeat { name: name() });
         }
@@ -214,6 +247,10 @@ impl Authority {
             return Err(TrustError::Rollback { name: name.to_owned(), seq, least });
         }
         Ok(())
+    }
+
+    fn must_be_newer_than(&self) -> Option<u64> {
+        self.newer_than_any.max(self.newer_than.latest(&self.keys))
     }
 
     /// Whether a fresh heartbeat names this manifest.
@@ -319,6 +356,25 @@ mod tests {
 
     fn at(clock: u64) -> Authority {
         Authority::new(keys(1, 1, &[1], &[10, 11], &[20]), Memory::default(), clock)
+    }
+
+    #[test]
+    fn only_what_is_newer_is_taken_and_a_revoked_key_s_word_is_void() {
+        let mut a = at(5_000);
+        a.require_newer(0, None);
+        assert_eq!(release(&mut a, 0, 10, |_| ()).unwrap_err().outcome(), crate::outcome::Outcome::Stale);
+        assert_eq!(release(&mut a, 1, 10, |_| ()), Ok(()));
+        assert_eq!(a.signer(), Some(Pair::new(10).key().id()));
+        a.require_newer(90, Some(Pair::new(11).key().id()));
+        a.require_newer(5, Some(Pair::new(10).key().id()));
+        let refused = release(&mut a, 90, 10, |m| m.name = "another name".into());
+        assert!(matches!(refused, Err(TrustError::NotNewer { seq: 90, than: 90, .. })), "{refused:?}");
+        assert_eq!(release(&mut a, 91, 10, |_| ()), Ok(()));
+        let mut new = keys(2, 1, &[1], &[10], &[20]);
+        new.revoked = vec![Pair::new(11).key().id()];
+        take(&mut a, new, &[1]).unwrap();
+        assert_eq!(release(&mut a, 6, 10, |_| ()), Ok(()), "90 was the word of a key that is revoked");
+        assert!(matches!(release(&mut a, 5, 10, |_| ()), Err(TrustError::NotNewer { than: 5, .. })));
     }
 
     #[test]

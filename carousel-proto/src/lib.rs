@@ -6,12 +6,14 @@
 //! The rooms, in the order a byte of the file passes them: [`geometry`] cuts the object into blocks and
 //! symbols, [`fec`] adds repair symbols, [`schedule`] puts all of them into sending order, [`pages`] hashes
 //! them into a tree, [`manifest`] describes the object and [`trust`] its signature; a folder's [`table`] says which of
-//! its bytes are which file; [`keys`], [`heartbeat`] and
+//! its bytes are which file; [`device`] judges whom it is for, by [`rollout`] and [`apply`]; [`keys`], [`heartbeat`] and
 //! [`authority`] make trust last, with [`signature`]s in few bytes; [`bundle`] is all that on the sender's disk, [`pacer`] says when to send, [`wire`] is the packet, [`receiver`] the way back;
 //! [`tiers`] says which channels to listen to, [`journal`] what a receiver had before it was killed.
 
+pub mod apply;
 pub mod authority;
 pub mod bundle;
+pub mod device;
 pub mod fec;
 pub mod geometry;
 pub mod heartbeat;
@@ -22,6 +24,7 @@ pub mod outcome;
 pub mod pacer;
 pub mod pages;
 pub mod receiver;
+pub mod rollout;
 pub mod schedule;
 pub mod signature;
 pub mod sources;

@@ -68,10 +68,10 @@ pub struct Manifest {
     /// 16: the kinds of device it is for; empty or absent: all.
     #[n(16)]
     pub compatible: Option<Vec<String>>,
-    /// 17: rollout schedule, opaque at this version.
+    /// 17: which devices begin when, [`crate::rollout`]; not looked at here.
     #[cbor(n(17), with = "minicbor::bytes")]
     pub rollout: Option<Vec<u8>>,
-    /// 18: how and when to apply it, opaque at this version.
+    /// 18: when to apply it, [`crate::apply`]; not looked at here.
     #[cbor(n(18), with = "minicbor::bytes")]
     pub apply: Option<Vec<u8>>,
     /// 19: how many bytes at the object's end are the file table of a folder; absent: the object is a file.

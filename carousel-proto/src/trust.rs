@@ -3,6 +3,7 @@
 //! minisign's format: <https://jedisct1.github.io/minisign/#signature-format>; only the prehashed form.
 
 use crate::authority::Authority;
+use crate::device::Unfit;
 use crate::manifest::{Envelope, Manifest, ManifestError, SignatureAlgorithm};
 use crate::outcome::Outcome;
 use minisign_verify::{PublicKey, Signature};
@@ -82,6 +83,19 @@ pub enum TrustError {
         /// Object name.
         name: String,
     },
+    /// Not newer than what the caller named.
+    #[error("{name:?} is release {seq}: only what is newer than {than} is wanted")]
+    NotNewer {
+        /// Object name.
+        name: String,
+        /// Its release sequence number.
+        seq: u64,
+        /// The one that it had to be newer than.
+        than: u64,
+    },
+    /// Well signed, but not for this device, or not now.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
     /// Another object than the one asked for.
     #[error("{name:?} has another digest than the one asked for")]
     Digest {
@@ -97,7 +111,9 @@ impl TrustError {
             Self::Expired { .. }
             | Self::Rollback { .. }
             | Self::KeysExpired { .. }
+            | Self::NotNewer { .. }
             | Self::NoHeartbeat { .. } => Outcome::Stale,
+            Self::Unfit(unfit) => unfit.outcome(),
             Self::Manifest(_)
             | Self::Unsigned { .. }
             | Self::Signature { .. }

@@ -1,5 +1,7 @@
 //! The command line, as definitions only. Other programs rely on these names.
 
+use carousel_proto::apply::MAX_JITTER;
+use carousel_proto::rollout::Step;
 use carousel_proto::units::{parse_duration_ms, parse_rate, parse_size};
 use clap::{Args, Parser, Subcommand};
 use std::net::Ipv6Addr;
@@ -100,6 +102,19 @@ pub struct Pack {
     /// Last day on which a client starts with it, as YYYY-MM-DD (UTC), or @SECONDS since 1970
     #[arg(long, value_parser = parse_moment)]
     pub expires: Option<u64>,
+    /// From a moment on, this share of the devices may begin: 2027-01-31T06:00:00Z=5%. May be repeated, or be a list
+    /// with commas; shares grow
+    #[arg(long, value_name = "TIME=PERCENT", value_delimiter = ',', value_parser = parse_step)]
+    pub rollout: Vec<Step>,
+    /// Releases with the same word pick the same devices first [default: each release picks others]
+    #[arg(long, value_name = "WORD", requires = "rollout")]
+    pub rollout_salt: Option<String>,
+    /// No device applies it before this moment, as for --rollout
+    #[arg(long, value_name = "TIME", value_parser = parse_moment)]
+    pub apply_not_before: Option<u64>,
+    /// Devices spread over so long when they apply it, up to 28d
+    #[arg(long, value_name = "DURATION", value_parser = parse_jitter)]
+    pub apply_jitter: Option<u32>,
     /// When it was made, as for --expires [default: SOURCE_DATE_EPOCH, else when the file, or the
     /// newest one in the folder, was modified]
     #[arg(long, value_parser = parse_moment)]
@@ -388,18 +403,69 @@ fn parse_floor(text: &str) -> Result<(String, u64), String> {
     Ok((name.to_owned(), seq))
 }
 
-/// `YYYY-MM-DD` at 0:00 UTC or `@SECONDS`, as seconds since 1970.
+/// `TIME=PERCENT`, to a hundredth of a per cent.
+fn parse_step(text: &str) -> Result<Step, String> {
+    let bad = || format!("{text:?} is no step: write it like 2027-01-31T06:00:00Z=5%");
+    let (time, share) = text.rsplit_once('=').ok_or_else(bad)?;
+    let share = share.strip_suffix('%').unwrap_or(share);
+    let (whole, part) = share.split_once('.').unwrap_or((share, ""));
+    let digits = |text: &str| text.bytes().all(|c| c.is_ascii_digit());
+    if whole.is_empty() || whole.len() > 3 || part.len() > 2 || !digits(whole) || !digits(part) {
+        return Err(bad());
+    }
+    let share = format!("{whole}{part:0<2}").parse().map_err(|_| bad())?;
+    Ok(Step { time: parse_moment(time)?, share })
+}
+
+fn parse_jitter(text: &str) -> Result<u32, String> {
+    let seconds = parse_duration_ms(text)? / 1000;
+    let fits = u32::try_from(seconds).ok().filter(|seconds| *seconds <= MAX_JITTER);
+    fits.ok_or_else(|| format!("{text:?} is too long: at most 28d"))
+}
+
+/// `YYYY-MM-DD` at 0:00 UTC, with a time of day `YYYY-MM-DDTHH:MM:SSZ` (RFC 3339, or `+01:00` for Z), or `@SECONDS`, as
+/// seconds since 1970.
 fn parse_moment(text: &str) -> Result<u64, String> {
-    let bad = || format!("{text:?} is no date: write it like 2027-01-31, or @1800000000");
+    let bad =
+        || format!("{text:?} is no date: write it like 2027-01-31, 2027-01-31T06:00:00Z or @1800000000");
     if let Some(seconds) = text.strip_prefix('@') {
         return seconds.parse().map_err(|_| bad());
     }
-    let parts: Vec<u64> = text.split('-').map(str::parse).collect::<Result<_, _>>().map_err(|_| bad())?;
+    let (date, time) = text.split_once(['T', 't', ' ']).unwrap_or((text, ""));
+    let parts: Vec<u64> = date.split('-').map(str::parse).collect::<Result<_, _>>().map_err(|_| bad())?;
     let [year @ 1970..=9999, month @ 1..=12, day @ 1..=31] = parts[..] else { return Err(bad()) };
     // Days since 1970 by the civil calendar, years counted from March (Howard Hinnant's algorithm).
     let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let days = y * 365 + y / 4 - y / 100 + y / 400 + (m * 153 + 2) / 5 + day - 1;
-    Ok((days - 719_468) * 86_400)
+    let seconds = (days - 719_468) * 86_400;
+    match time {
+        "" if date.len() == text.len() => Ok(seconds),
+        _ => seconds.checked_add_signed(seconds_of_day(time).ok_or_else(bad)?).ok_or_else(bad),
+    }
+}
+
+/// `HH:MM`, `HH:MM:SS`, and behind it `Z` or an offset from UTC: seconds since 0:00 UTC.
+fn seconds_of_day(text: &str) -> Option<i64> {
+    let two = |text: &str, limit: i64| {
+        let digits = text.len() == 2 && text.bytes().all(|c| c.is_ascii_digit());
+        text.parse().ok().filter(|n: &i64| digits && *n < limit)
+    };
+    let at = text.find(['Z', 'z', '+', '-'])?;
+    let (clock, zone) = text.split_at(at);
+    let parts: Vec<&str> = clock.split(':').collect();
+    let (hour, minute, second) = match parts[..] {
+        [h, m] => (two(h, 24)?, two(m, 60)?, 0),
+        [h, m, s] => (two(h, 24)?, two(m, 60)?, two(s, 60)?),
+        _ => return None,
+    };
+    let offset = match zone {
+        "Z" | "z" => 0,
+        _ => {
+            let (h, m) = zone[1..].split_once(':')?;
+            (two(h, 24)? * 3600 + two(m, 60)? * 60) * if zone.starts_with('-') { -1 } else { 1 }
+        }
+    };
+    Some(hour * 3600 + minute * 60 + second - offset)
 }
 
 #[cfg(test)]
@@ -427,6 +493,36 @@ mod tests {
         assert_eq!(parse_moment("2000-03-01"), Ok(951_868_800));
         assert_eq!(parse_moment("@17"), Ok(17));
         assert!(parse_moment("2000-13-01").is_err() && parse_moment("soon").is_err());
+        assert_eq!(parse_moment("2000-03-01T01:02:03Z"), Ok(951_868_800 + 3_723));
+        assert_eq!(parse_moment("2000-03-01T01:02Z"), Ok(951_868_800 + 3_720));
+        assert_eq!(parse_moment("2000-03-01 00:30:00+01:00"), Ok(951_868_800 - 1_800));
+        assert_eq!(parse_moment("2000-02-29T23:30:00-01:00"), Ok(951_868_800 + 1_800));
+        for bad in ["2000-03-01T", "2000-03-01T1:02Z", "2000-03-01T24:00Z", "2000-03-01T01:02", "2000-03-01Z"]
+        {
+            assert!(parse_moment(bad).is_err(), "{bad}");
+        }
+        for bad in ["2000-03-01T01:60Z", "1970-01-01T00:00:00+01:00", "2000-03-01T01:02:03+1", "2000-03-01TZ"]
+        {
+            assert!(parse_moment(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn steps_of_a_rollout() {
+        for (text, time, share) in [
+            ("2000-03-01=10%", 951_868_800, 1_000),
+            ("@5=0.01", 5, 1),
+            ("@5=100%", 5, 10_000),
+            ("@5=2.5%", 5, 250),
+            ("2000-03-01T01:00:00Z=99.99%", 951_872_400, 9_999),
+        ] {
+            assert_eq!(parse_step(text), Ok(Step { time, share }), "{text}");
+        }
+        for bad in ["10%", "@5", "@5=", "@5=%", "@5=1.234%", "@5=-1%", "@5=x", "soon=5%", "@5=1000000%"] {
+            assert!(parse_step(bad).is_err(), "{bad}");
+        }
+        assert_eq!((parse_jitter("1h"), parse_jitter("28d")), (Ok(3_600), Ok(MAX_JITTER)));
+        assert!(parse_jitter("29d").is_err() && parse_jitter("soon").is_err());
     }
 
     #[test]

@@ -3,15 +3,18 @@
 use crate::bundle::{Bundle, read_head};
 use crate::cli;
 use crate::keys::{read_public_key, with_suffix};
+use carousel_proto::apply::Apply;
 use carousel_proto::geometry::{Esi, Sbn};
+use carousel_proto::manifest::Manifest;
 use carousel_proto::outcome::Failure;
 use carousel_proto::pages::{
     LEAF_LEN, PageNumber, block_hasher, block_pages, block_value, leaf, object_digest, verify_block_page,
 };
+use carousel_proto::rollout::{Rollout, Step};
 use carousel_proto::schedule::{Content, Coset, Item, RecordIndex};
 use carousel_proto::table::{Kind, Shown, Table};
 use carousel_proto::trust::{Trust, key_id};
-use carousel_proto::units::{show_moment, show_size};
+use carousel_proto::units::{show_moment, show_seconds, show_size};
 use carousel_proto::wire::{RECORD_HEADER_LEN, Slot, record_header};
 use std::io::Write;
 use std::path::Path;
@@ -159,6 +162,7 @@ fn describe(
         let object = serde_json::json!({
             "name": m.name, "media_type": m.media_type, "size": m.size, "digest": digest.as_str(),
             "seq": m.seq, "created": m.created, "expires": m.expires, "compatible": m.compatible,
+            "rollout": rollout_in_json(m), "apply": apply_in_json(m),
             "instance": instance, "signed": bundle.signed, "key_id": key_id, "signature_checked": trusted,
             "symbol_size": m.symbol_len, "block_size": 1u64 << m.block_log2, "blocks": geometry.blocks(),
             "symbols_needed": geometry.symbols_needed(), "repair_full": m.repair_full,
@@ -198,6 +202,8 @@ fn describe(
         ("created", Some(show_moment(m.created))),
         ("expires", m.expires.map(show_moment)),
         ("compatible", m.compatible.as_ref().map(|kinds| kinds.join(" "))),
+        ("rollout", m.rollout.as_deref().map(show_rollout)),
+        ("apply", m.apply.as_ref().map(|_| show_apply(m))),
         ("signature", Some(signature)),
         ("instance", Some(instance)),
         (
@@ -260,4 +266,47 @@ fn entries_json(table: &Table<'_>) -> Vec<serde_json::Value> {
         value
     };
     table.entries().iter().map(entry).collect()
+}
+
+fn show_rollout(bytes: &[u8]) -> String {
+    match Rollout::parse(bytes) {
+        Ok(rollout) => {
+            let share = |share: u16| f64::from(share) / 100.0;
+            let step = |step: &Step| format!("{} % from {}", share(step.share), show_moment(step.time));
+            rollout.steps.iter().map(step).collect::<Vec<_>>().join(", ")
+        }
+        Err(why) => format!("{why}: devices that go by rollouts leave it alone"),
+    }
+}
+
+fn show_apply(manifest: &Manifest) -> String {
+    match Apply::of(manifest) {
+        Ok(Apply { not_before, jitter }) => {
+            let moment =
+                not_before.map_or("at any time".to_owned(), |t| format!("from {} on", show_moment(t)));
+            let over = |s: u32| format!(", spread over {}", show_seconds(f64::from(s)));
+            moment + &jitter.map_or(String::new(), over)
+        }
+        Err(why) => format!("{why}: devices that go by it leave it alone"),
+    }
+}
+
+/// `null` where there is none, and where it cannot be read.
+fn rollout_in_json(manifest: &Manifest) -> serde_json::Value {
+    let rollout = manifest.rollout.as_deref().and_then(|bytes| Rollout::parse(bytes).ok());
+    rollout.map_or(serde_json::Value::Null, |rollout| {
+        let salt: String = rollout.salt.iter().map(|byte| format!("{byte:02x}")).collect();
+        let step =
+            |step: &Step| serde_json::json!({"time": step.time, "percent": f64::from(step.share) / 100.0});
+        serde_json::json!({"salt": salt, "steps": rollout.steps.iter().map(step).collect::<Vec<_>>()})
+    })
+}
+
+/// See [`rollout_in_json`].
+fn apply_in_json(manifest: &Manifest) -> serde_json::Value {
+    let apply = manifest.apply.as_deref().and_then(|bytes| Apply::parse(bytes).ok());
+    apply.map_or(
+        serde_json::Value::Null,
+        |apply| serde_json::json!({"not_before": apply.not_before, "jitter": apply.jitter}),
+    )
 }

@@ -7,6 +7,7 @@ use crate::cli;
 use crate::folder::Folder;
 use crate::keys::{read_secret_key, sign, with_suffix};
 use blake3::hazmat::ChainingValue;
+use carousel_proto::apply::Apply;
 use carousel_proto::bundle::{BundleHeader, FIRST_BLOCK_PAGE, MANIFEST_RECORD, Places};
 use carousel_proto::fec::BlockEncoder;
 use carousel_proto::geometry::{Geometry, MAX_SYMBOLS, Sbn};
@@ -18,6 +19,7 @@ use carousel_proto::pages::{
     LEAF_LEN, PageNumber, Subtree, TreeShape, block_hasher, block_pages, block_value, emit_block_pages, leaf,
     object_digest, record_len,
 };
+use carousel_proto::rollout::{Rollout, SALT_LEN, salt_from, salt_of};
 use carousel_proto::schedule::{Coset, DEFAULT_ROUNDS_LOG2, Layout};
 use carousel_proto::units::{show_rate, show_size};
 use carousel_proto::wire::{HEADER_LEN, IP_UDP_LEN, RECORD_HEADER_LEN, Slot, record_header};
@@ -64,8 +66,8 @@ pub fn pack(arguments: &cli::Pack) -> Result<(), Failure> {
         created: created(arguments, &input),
         expires: arguments.expires,
         compatible: (!arguments.compatible.is_empty()).then(|| arguments.compatible.clone()),
-        rollout: None,
-        apply: None,
+        rollout: rollout(arguments)?.map(|rollout| rollout.emit()),
+        apply: apply(arguments),
         table: input.table_len(),
     };
     // Found now rather than after an hour of packing: the signature takes about 300 bytes more.
@@ -76,7 +78,11 @@ pub fn pack(arguments: &cli::Pack) -> Result<(), Failure> {
     let writer = Writer::create(&arguments.out, layout)?;
     let values = writer.write_blocks(&input)?;
     input.is_unchanged()?;
-    let manifest = writer.write_tree(manifest, &values)?;
+    let mut manifest = writer.write_tree(manifest, &values)?;
+    if let (Some(mut rollout), None) = (rollout(arguments)?, &arguments.rollout_salt) {
+        rollout.salt = salt_of(&manifest.digest, manifest.seq);
+        manifest.rollout = Some(rollout.emit());
+    }
     let bytes = manifest.emit();
     let signature = key.map(|key| sign(&bytes, &manifest, &key)).transpose()?;
     writer.write_head(&manifest, &bytes, signature.as_deref())?;
@@ -179,6 +185,22 @@ fn object_name(arguments: &cli::Pack) -> Result<String, Failure> {
             "{name:?} is no plain file name of at most 255 bytes; give one by --name"
         )))
     }
+}
+
+/// The steps as they were given. A salt that follows from the object is still to come.
+fn rollout(arguments: &cli::Pack) -> Result<Option<Rollout>, Failure> {
+    if arguments.rollout.is_empty() {
+        return Ok(None);
+    }
+    let salt = arguments.rollout_salt.as_deref().map_or([0; SALT_LEN], salt_from);
+    let rollout = Rollout { salt, steps: arguments.rollout.clone() };
+    rollout.validate().map_err(|e| Failure::usage(format!("--rollout: {e}")))?;
+    Ok(Some(rollout))
+}
+
+fn apply(arguments: &cli::Pack) -> Option<Vec<u8>> {
+    let apply = Apply { not_before: arguments.apply_not_before, jitter: arguments.apply_jitter };
+    (apply != Apply::default()).then(|| apply.emit())
 }
 
 /// Reproducible: never the time of packing.

@@ -9,6 +9,7 @@ use crate::reference::Reference;
 use crate::sim::{self, Bundle, Client};
 use carousel_dns::records::{Remarks, Srv};
 use carousel_dns::{Ladder, Name, Service};
+use carousel_proto::apply::Apply;
 use carousel_proto::bundle::{BundleHeader, Places, layout_of};
 use carousel_proto::geometry::Geometry;
 use carousel_proto::heartbeat::Heartbeat;
@@ -17,6 +18,7 @@ use carousel_proto::keys::{Keys, SignedKeys};
 use carousel_proto::manifest::{Envelope, Manifest};
 use carousel_proto::pages::{PageNumber, TreeShape, record_len, verify_block_page};
 use carousel_proto::receiver::ChannelId;
+use carousel_proto::rollout::{EVERYBODY, Rollout};
 use carousel_proto::signature::{Key, KeyId, Signature};
 use carousel_proto::table::{Kind, Table};
 use carousel_proto::units::{parse_duration_ms, parse_rate, parse_size};
@@ -61,6 +63,13 @@ pub fn manifest(data: &[u8]) {
         inner_manifest(envelope.manifest);
     }
     inner_manifest(data);
+    if let Ok(rollout) = Rollout::parse(data) {
+        assert_eq!(Rollout::parse(&rollout.emit()), Ok(rollout.clone()));
+        assert!(rollout.draw("somebody") < EVERYBODY);
+    }
+    if let Ok(apply) = Apply::parse(data) {
+        assert_eq!(Apply::parse(&apply.emit()), Ok(apply));
+    }
 }
 
 fn inner_manifest(data: &[u8]) {

@@ -9,6 +9,7 @@
 //! text and makes the files anew (it needs minisign). Read the difference before you believe it.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
+use carousel_proto::apply::{Apply, ApplyError};
 use carousel_proto::bundle::{BundleHeader, Places, layout_of};
 use carousel_proto::fec::BlockEncoder;
 use carousel_proto::geometry::{Esi, Geometry, GeometryError, Sbn};
@@ -20,6 +21,7 @@ use carousel_proto::pages::{
     LEAF_LEN, NODE_LEN, PageNumber, Subtree, TreeShape, block_hasher, block_pages, block_value,
     emit_block_pages, leaf, object_digest, verify_block_page,
 };
+use carousel_proto::rollout::{Rollout, RolloutError, Step as RolloutStep, salt_from, salt_of};
 use carousel_proto::schedule::{
     Content, Coset, Item, Layout, Order, Position, Statement, Tier, phase, statement,
 };
@@ -38,7 +40,7 @@ use std::sync::Once;
 /// Computes the outputs of a vector from its inputs.
 type Rule = fn(&[String]) -> Vec<String>;
 
-const RULES: [(&str, Rule); 35] = [
+const RULES: [(&str, Rule); 37] = [
     ("header-parse", |lines| each(lines, header_parse)),
     ("header-emit", |lines| each(lines, header_emit)),
     ("cut", |lines| each(lines, cut)),
@@ -74,6 +76,8 @@ const RULES: [(&str, Rule); 35] = [
     ("statements", |lines| each(lines, statements)),
     ("table", |lines| each(lines, table_part)),
     ("table-edits", |lines| each(lines, table_edit)),
+    ("rollout", |lines| each(lines, rollout)),
+    ("apply", |lines| each(lines, apply)),
 ];
 
 fn each(lines: &[String], rule: impl Fn(&str) -> String) -> Vec<String> {
@@ -564,6 +568,63 @@ fn heartbeat_part(line: &str) -> String {
         "bytes" => hex(&bytes),
         "envelope" => hex(&whole[..6]),
         _ => signature_part(envelope.signature, line),
+    }
+}
+
+/// A schedule with the salt of the full manifest: `TIME:SHARE …`.
+fn schedule(steps: &str) -> Rollout {
+    let manifest = Tiny::read().manifest;
+    let step = |step: &str| {
+        let (time, share) = step.split_once(':').unwrap();
+        RolloutStep { time: number(time), share: number(share) as u16 }
+    };
+    Rollout {
+        salt: salt_of(&manifest.digest, manifest.seq),
+        steps: steps.split_whitespace().map(step).collect(),
+    }
+}
+
+fn rollout(line: &str) -> String {
+    let (what, rest) = (line.split(' ').next().unwrap(), behind(line, 1));
+    match what {
+        "salt" if rest.is_empty() => hex(&schedule("").salt),
+        "salt" => hex(&salt_from(rest)),
+        "bytes" => hex(&schedule(rest).emit()),
+        "draw" => schedule("").draw(rest).to_string(),
+        "begins" => {
+            let id = rest.split(' ').next().unwrap();
+            schedule(behind(rest, 1)).begins(id).map_or("never".into(), |time| time.to_string())
+        }
+        "parse" => match Rollout::parse(&unhex(rest)) {
+            Ok(_) => "accepted".into(),
+            Err(RolloutError::Cbor(_)) => "refused: CBOR".into(),
+            Err(RolloutError::Steps(_)) => "refused: steps".into(),
+            Err(RolloutError::Share(_)) => "refused: share".into(),
+            Err(RolloutError::Order(_)) => "refused: order".into(),
+        },
+        _ => panic!("{line:?}: no such part"),
+    }
+}
+
+fn apply(line: &str) -> String {
+    let words: Vec<&str> = line.split(' ').collect();
+    let given = |word: &str| (word != "-").then(|| number(word));
+    let of = |words: &[&str]| Apply {
+        not_before: given(words[0]),
+        jitter: given(words[1]).map(|jitter| jitter as u32),
+    };
+    match words[..] {
+        ["bytes", ..] => hex(&of(&words[1..]).emit()),
+        ["moment", _, _, ready, id] => {
+            let manifest = Tiny::read().manifest;
+            of(&words[1..]).moment((&manifest.digest, manifest.seq), id, number(ready)).to_string()
+        }
+        ["parse", bytes] => match Apply::parse(&unhex(bytes)) {
+            Ok(_) => "accepted".into(),
+            Err(ApplyError::Cbor(_)) => "refused: CBOR".into(),
+            Err(ApplyError::Jitter(_)) => "refused: jitter".into(),
+        },
+        _ => panic!("{line:?}: no such part"),
     }
 }
 

@@ -15,6 +15,7 @@ pub use bursts::Bursts;
 pub use channel::ChannelCount;
 
 use crate::authority::Authority;
+use crate::device::{Device, Unfit};
 use crate::geometry::{Esi, Geometry, Sbn};
 use crate::journal::Stored;
 use crate::keys::{KeysError, SignedKeys};
@@ -110,6 +111,7 @@ pub struct Counters {
 /// One object on its way in.
 pub struct Receiver {
     trust: Trust,
+    device: Device,
     session: Option<Session>,
     early: EarlyPackets,
     /// Seconds since 1970 at the start, against which a manifest's expiry is held.
@@ -166,6 +168,7 @@ impl Receiver {
     pub fn new(trust: Trust, unix_time: u64) -> Self {
         Self {
             trust,
+            device: Device::default(),
             session: None,
             early: EarlyPackets::default(),
             unix_time,
@@ -180,6 +183,12 @@ impl Receiver {
             began: None,
             succession: false,
         }
+    }
+
+    /// Takes only what is meant for this device.
+    pub fn for_device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
     }
 
     /// One datagram, at `now` (ns on any clock that does not go back).
@@ -517,7 +526,13 @@ impl Receiver {
         if let Some(authority) = self.authority() {
             authority.handle_time(elapsed);
         }
-        match self.trust.check(&envelope, self.unix_time) {
+        let unix_time = match &self.trust {
+            Trust::Authority(authority) => authority.now(),
+            _ => self.unix_time.saturating_add(elapsed),
+        };
+        let device = &self.device;
+        let judge = |manifest: Manifest| Ok(device.judge(&manifest, unix_time).map(|()| manifest)?);
+        match self.trust.check(&envelope, self.unix_time).and_then(judge) {
             Ok(manifest) => match Session::new(&manifest, &envelope) {
                 Some(session) => {
                     let nothing_to_do = session.remaining == 0;
@@ -532,6 +547,11 @@ impl Receiver {
             },
             Err(refusal @ TrustError::NoHeartbeat { .. }) => {
                 self.held = Some(packet.bytes().to_vec());
+                self.refusal = Some(refusal);
+                return true;
+            }
+            // Its turn comes while we listen, perhaps: it is looked at again, and its packets are as good as any.
+            Err(refusal @ TrustError::Unfit(Unfit::NotYet { .. })) => {
                 self.refusal = Some(refusal);
                 return true;
             }
