@@ -3,12 +3,13 @@
 //! [`discovery`] asks DNS what there is, [`tuner`] decides which of it is joined. Wire to disk: [`ssm`] joins and [`receive`] waits for batches of packets; `carousel_proto` parses and judges
 //! them; [`get`] does what its receiver says: [`writer`] puts symbols into the work file, [`decode`] completes
 //! the blocks; [`report`] tells people and programs. One loop, one direction. All of it in a [`sandbox`], but for the
-//! command at the end, which has a process of its own: [`hook`].
+//! command at the end, which has a process of its own: [`hook`]. [`doctor`] listens instead, and says what is wrong.
 
 mod cli;
 mod decode;
 #[cfg(feature = "dns")]
 mod discovery;
+mod doctor;
 mod get;
 mod hook;
 mod interface;
@@ -54,11 +55,15 @@ fn main() -> ExitCode {
         cli::Command::Get(a) => get::get(&a),
         #[cfg(feature = "dns")]
         cli::Command::Discover(a) => discovery::discover(&a),
+        cli::Command::Doctor(a) => doctor::doctor(&a),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { outcome, message }) => {
-            eprintln!("carousel-client: {message}");
+            // A report has said everything.
+            if !message.is_empty() {
+                eprintln!("carousel-client: {message}");
+            }
             ExitCode::from(outcome as u8)
         }
     }

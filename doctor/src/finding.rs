@@ -247,7 +247,11 @@ mod tests {
     fn names_are_unique_and_plain() {
         let names: BTreeSet<_> = Id::ALL.iter().map(|id| id.as_str()).collect();
         assert_eq!(names.len(), Id::ALL.len());
-        assert!(names.iter().all(|n| n.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')));
+        assert!(
+            names
+                .iter()
+                .all(|n| n.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'))
+        );
     }
 
     #[test]

@@ -176,7 +176,9 @@ mod tests {
         }
         assert!(counts("Ip6InReceives -1\nIp6\n\nUdp6 99999999999999999999999\n").is_empty());
         // 32 bytes, but not of digits.
-        assert!(udp_sockets(&format!("0: {}:0001 {}:0002 07", "\u{e4}".repeat(16), "0".repeat(32))).is_empty());
+        assert!(
+            udp_sockets(&format!("0: {}:0001 {}:0002 07", "\u{e4}".repeat(16), "0".repeat(32))).is_empty()
+        );
     }
 
     #[test]

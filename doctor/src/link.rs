@@ -178,7 +178,9 @@ impl Link {
             return Finding::problem(
                 Id::Addresses,
                 format!("{name} has no link-local address: switches and routers take no join from it"),
-                format!("sysctl -w net.ipv6.conf.{name}.addr_gen_mode=0; ip link set {name} down; ip link set {name} up"),
+                format!(
+                    "sysctl -w net.ipv6.conf.{name}.addr_gen_mode=0; ip link set {name} down; ip link set {name} up"
+                ),
             );
         }
         let all: Vec<String> = usable.iter().map(|a| a.address.to_string()).collect();
@@ -223,8 +225,12 @@ impl Device {
         match self.snooping {
             Some((true, false)) => findings.push(Finding::note(
                 Id::Bridge,
-                format!("the bridge {name} snoops and does not ask: it needs a querier elsewhere on the link"),
-                format!("if there is none: ip link set {name} type bridge mcast_querier 1 mcast_mld_version 2"),
+                format!(
+                    "the bridge {name} snoops and does not ask: it needs a querier elsewhere on the link"
+                ),
+                format!(
+                    "if there is none: ip link set {name} type bridge mcast_querier 1 mcast_mld_version 2"
+                ),
             )),
             Some((snoops, _)) => {
                 let how = if snoops { "snoops and asks" } else { "does not snoop" };
@@ -333,7 +339,10 @@ mod tests {
     fn each_trouble_has_its_name() {
         use Level::Problem;
         let of = |link: Link| trouble(&link);
-        assert_eq!(of(Link { is_up: false, has_multicast_route: false, ..healthy() }), [("link-state", Problem)]);
+        assert_eq!(
+            of(Link { is_up: false, has_multicast_route: false, ..healthy() }),
+            [("link-state", Problem)]
+        );
         assert_eq!(of(Link { has_carrier: false, ..healthy() }), [("link-state", Problem)]);
         assert_eq!(of(Link { has_multicast: false, ..healthy() }), [("link-state", Problem)]);
         assert_eq!(of(Link { has_ipv6: false, ..healthy() }), [("ipv6", Problem)]);
@@ -361,7 +370,10 @@ mod tests {
             of(Device { bridge: Some("br0".into()), ..Device::default() }),
             [("bridge", Level::Problem)]
         );
-        assert_eq!(of(Device { snooping: Some((true, false)), ..Device::default() }), [("bridge", Level::Note)]);
+        assert_eq!(
+            of(Device { snooping: Some((true, false)), ..Device::default() }),
+            [("bridge", Level::Note)]
+        );
         assert_eq!(of(Device { snooping: Some((true, true)), ..Device::default() }), []);
         assert_eq!(of(Device { snooping: Some((false, false)), ..Device::default() }), []);
         assert_eq!(of(Device { is_wireless: true, ..Device::default() }), [("wifi", Level::Note)]);
@@ -369,7 +381,8 @@ mod tests {
 
     #[test]
     fn counts_that_are_missing_or_began_anew_have_not_grown() {
-        let (before, after) = (Counters::of(&[("a", 7)], &[]), Counters::of(&[("a", 3), ("b", 1)], &[("a", 2)]));
+        let (before, after) =
+            (Counters::of(&[("a", 7)], &[]), Counters::of(&[("a", 3), ("b", 1)], &[("a", 2)]));
         assert_eq!((after.link_since(&before, "a"), after.link_since(&before, "b")), (0, 1));
         assert_eq!((after.host_since(&before, "a"), after.host_since(&before, "zz")), (2, 0));
     }
