@@ -46,7 +46,7 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Failure> {
 }
 
 /// Every record against its page, every page against the cap, the object against its digest.
-fn check(bundle: &Bundle) -> Result<(), String> {
+pub fn check(bundle: &Bundle) -> Result<(), String> {
     let layout = &bundle.layout;
     let geometry = layout.geometry();
     let shape = bundle.manifest.tree_shape(geometry).map_err(|e| e.to_string())?;

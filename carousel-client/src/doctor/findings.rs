@@ -185,6 +185,13 @@ fn judge_querier(facts: &Facts) -> Finding {
                 )
             }
         }
+        (0, _, None) if facts.heard.voices.is_empty() => Finding::note(
+            Id::Querier,
+            format!(
+                "an MLD querier asked {ever} times since {name} is there, and not now, though it was provoked"
+            ),
+            "look whether it is still there: a switch with MLD snooping forwards nothing if nobody asks",
+        ),
         (0, _, None) => {
             Finding::ok(Id::Querier, format!("an MLD querier asked {ever} times since {name} is there"))
         }
@@ -585,6 +592,10 @@ mod tests {
         let mut facts = silent();
         after(&mut facts, &[("Icmp6OutMLDv2Reports", 2)], &[]);
         assert_eq!(trouble(&facts), (vec![("querier", Problem), ("signal", Problem)], NOTHING));
+        // It asked once, and is gone.
+        facts.heard.counters[1] = Counters::of(&[(QUERIES, 3)], &[]);
+        after(&mut facts, &[("Icmp6OutMLDv2Reports", 2), (QUERIES, 3)], &[]);
+        assert_eq!(trouble(&facts), (vec![("querier", Note), ("signal", Problem)], NOTHING));
     }
 
     #[test]
