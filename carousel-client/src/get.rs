@@ -688,8 +688,8 @@ impl<'a> Engine<'a> {
         let waited = self.arguments.timeout as f64 / 1000.0;
         let what = match (standing.counters.received, self.manifest.is_some()) {
             (0, _) => {
-                "no packet arrived: check that the server sends, source, group and port, this host's firewall, \
-                 that the interface is up, and that the switch has an MLD querier"
+                "no packet arrived: `carousel-client doctor` with the same source, group, port and interface finds \
+                 out why"
             }
             (_, false) => "packets arrived, but no manifest: is another program using this group and port?",
             (_, true) => "nothing new arrived: did the server stop, or change to another release?",

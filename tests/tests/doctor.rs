@@ -220,7 +220,7 @@ fn doctor_names_what_is_wrong_with_the_interface() {
 fn doctor_asks_which_interface_is_meant() {
     let Some(lab) = Lab::enter("doctor_asks_which_interface_is_meant") else { return };
     let (_s, c) = scene::pair(&lab);
-    c.ip("link add eth1 type dummy");
+    c.ip("link add eth1 type veth peer name p1");
     c.ip("link set eth1 up");
     let said = hear(&c, &client_line(SOURCE, PORT, &[]));
     assert_eq!((said.code, said.problems()), (2, vec!["interface"]), "{said}");
@@ -270,7 +270,12 @@ fn doctor_tells_the_host_s_firewall_from_the_network() {
     scene::wait_sending(&net.s, &running);
     let wall = |host: &Host, hook: &str, rule: &str| {
         host.nft(&format!(
-            "table inet filter\ndelete table inet filter\ntable inet filter {{ chain {hook} {{ type filter hook {hook} priority 0; {rule} drop\n}} }}\n"
+            "table inet filter\ndelete table inet filter\ntable inet filter {{
+  chain {hook} {{
+    type filter hook {hook} priority 0; policy accept;
+    {rule} drop
+  }}
+}}\n"
         ));
     };
     let r = &net.r[0];

@@ -152,7 +152,7 @@ fn judge_source(way: &Way, link: &Link) -> Finding {
             ),
         );
     }
-    Finding::ok(Id::Source, format!("packets come from {source}: clients name it as --source"))
+    Finding::ok(Id::Source, format!("packets come from {source}: clients ask for it by --source {source}"))
 }
 
 fn judge_mtu(way: &Way, link: &Link) -> Option<Finding> {
