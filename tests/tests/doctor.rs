@@ -299,9 +299,9 @@ fn doctor_tells_the_host_s_firewall_from_the_network() {
     assert_eq!((said.code, said.problems()), (1, vec!["firewall"]), "{said}");
     assert!(said.about("firewall").contains("mld-listener-query accept"), "{said}");
 
-    // Reports do not get out: the network never hears of it.
-    wall(r, "output", "icmpv6 type 143");
-    let said = client(r, &SHORT);
+    // Reports do not get out: the network never hears of it. (Another host, which the switch has no memory of.)
+    wall(&net.r[1], "output", "icmpv6 type 143");
+    let said = client(&net.r[1], &SHORT);
     assert_eq!((said.code, said.problems()), (5, vec!["mld-report", "signal"]), "{said}");
 
     // What leaves the server does not.
