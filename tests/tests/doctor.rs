@@ -512,3 +512,31 @@ fn doctor_of_the_server_reads_its_configuration() {
     assert_eq!(ask(&[]).code, 2);
     drop(c);
 }
+
+#[test]
+fn doctors_refuse_wrong_command_lines() {
+    let refused = |program: &std::path::Path, words: &[&str]| {
+        let out = bins::run(program, words.iter().map(OsString::from).collect::<Vec<_>>());
+        let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(2), "{words:?}: {stderr}");
+        assert!(out.stdout.is_empty() && stderr.lines().count() == 1, "{words:?}: {stderr}");
+    };
+    let place = ["--group", GROUP, "--port", "5004"];
+    let with =
+        |words: &[&str]| [&["doctor"], &place[..], words].concat().into_iter().map(str::to_owned).collect();
+    let lines: [Vec<String>; 6] = [
+        with(&["--timeout", "0s"]),
+        with(&["--timeout", "1h"]),
+        with(&["--source", "ff3e::1x"]),
+        with(&["example.net"]),
+        with(&["--interface", "nosuch0"]),
+        with(&["--interface", "eth0", "--key", "/nonexistent/key.pub"]),
+    ];
+    for line in lines {
+        refused(&bins::client(), &line.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    refused(&bins::client(), &["doctor"]);
+    refused(&bins::client(), &["doctor", "--group", "fd00::1", "--port", "5004"]);
+    refused(&bins::server(), &["doctor"]);
+    refused(&bins::server(), &["doctor", "--config", "/nonexistent/server.toml"]);
+}

@@ -47,8 +47,18 @@ pub struct Facts {
     pub has_trains: bool,
     /// UDP sockets of this host.
     pub sockets: Vec<UdpSocket>,
-    /// Bits per second of multicast that leave each interface through which a server sends now.
-    pub leaving: Vec<(String, f64)>,
+    /// Each interface through which a server sends now.
+    pub leaving: Vec<Leaving>,
+}
+
+/// What leaves an interface.
+#[derive(Debug, Clone)]
+pub struct Leaving {
+    pub interface: String,
+    /// Bits per second of all multicast.
+    pub rate: f64,
+    /// Bits per second that the channels which are sent should make.
+    pub expected: u64,
 }
 
 /// A bundle.
@@ -176,25 +186,25 @@ fn source(target: &Target) -> Result<Ipv6Addr, String> {
 }
 
 /// What leaves now, where a server sends: packets that a firewall drops are not in this count.
-fn leaving(channels: &[Way], sockets: &[UdpSocket]) -> Vec<(String, f64)> {
-    let mut names: Vec<&str> = channels
-        .iter()
-        .filter(|way| sockets.iter().any(|socket| sends_to(socket, &way.target)))
-        .map(|way| way.target.interface.as_str())
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    if names.is_empty() {
+fn leaving(channels: &[Way], sockets: &[UdpSocket]) -> Vec<Leaving> {
+    let mut expected: BTreeMap<&str, u64> = BTreeMap::new();
+    for way in channels.iter().filter(|way| sockets.iter().any(|socket| sends_to(socket, &way.target))) {
+        *expected.entry(&way.target.interface).or_default() += way.rate;
+    }
+    if expected.is_empty() {
         return Vec::new();
     }
-    let count = |name: &&str| Counters::read(name).link("Ip6OutMcastOctets");
-    let (began, before) = (Instant::now(), names.iter().map(count).collect::<Vec<_>>());
+    let count = |name: &str| Counters::read(name).link("Ip6OutMcastOctets");
+    let before: Vec<u64> = expected.keys().map(|name| count(name)).collect();
+    let began = Instant::now();
     std::thread::sleep(WATCH);
     let seconds = began.elapsed().as_secs_f64();
-    let rate = |(name, before): (&&str, u64)| {
-        ((*name).to_owned(), count(name).saturating_sub(before) as f64 * 8.0 / seconds)
+    let judge = |((name, expected), before): ((&str, u64), u64)| Leaving {
+        interface: name.to_owned(),
+        rate: count(name).saturating_sub(before) as f64 * 8.0 / seconds,
+        expected,
     };
-    names.iter().zip(before).map(rate).collect()
+    expected.into_iter().zip(before).map(judge).collect()
 }
 
 /// The generation of Landlock that this kernel has. Making a set of rules confines nobody.

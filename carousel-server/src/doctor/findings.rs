@@ -1,6 +1,6 @@
 //! From facts to findings. Pure.
 
-use super::facts::{Contents, Facts, Parcel, Way, hears};
+use super::facts::{Contents, Facts, Leaving, Parcel, Way, hears};
 use carousel_doctor::{Finding, Id, Link};
 use carousel_proto::outcome::Outcome;
 use carousel_proto::units::{show_moment, show_rate, show_size};
@@ -17,6 +17,9 @@ const SHARE: (f64, f64) = (0.5, 0.9);
 const BURST: f64 = 0.0016;
 /// Files that the program has open beside those that it sends.
 const OTHER_FILES: u64 = 32;
+/// From this rate on, bits per second, a second shows whether anything leaves; and this share of it is next to nothing.
+const WATCHED: u64 = 100_000;
+const LITTLE: f64 = 0.1;
 /// The generation of Landlock from which on it knows TCP.
 const GOOD_LANDLOCK: usize = 4;
 
@@ -387,16 +390,23 @@ fn judge_sending(facts: &Facts) -> Vec<Finding> {
             "no server sends this from here now; whether packets leave was not tried, for a doctor sends none",
         )];
     }
-    let judge = |(name, rate): &(String, f64)| match *rate > 0.0 {
-        true => Finding::ok(
-            Id::Sending,
-            format!("a server runs, and {} of multicast leave {name}", show_rate(*rate)),
-        ),
-        false => Finding::problem(
-            Id::Sending,
-            format!("a server runs, and no multicast leaves {name}"),
-            "look at what it says; let UDP to ff30::/12 out of this host's firewall: nft list ruleset, chains with hook output",
-        ),
+    let judge = |leaving: &Leaving| {
+        let Leaving { interface, rate, expected } = leaving;
+        let what = format!(
+            "a server runs, and {} of multicast leave {interface}, of {} that it should send",
+            show_rate(*rate),
+            show_rate(*expected as f64)
+        );
+        // Reports and neighbours make a few hundred bits; what is slower than this cannot be told in a second.
+        match *expected >= WATCHED && *rate < *expected as f64 * LITTLE {
+            false => Finding::ok(Id::Sending, what),
+            true => Finding::problem(
+                Id::Sending,
+                what,
+                "look at what it says; let UDP to ff30::/12 out of this host's firewall: nft list ruleset, chains with \
+                 hook output",
+            ),
+        }
     };
     facts.leaving.iter().map(judge).collect()
 }
@@ -611,7 +621,11 @@ mod tests {
         assert_eq!(of(|f| f.sockets = vec![socket("::", false)]), [("listens", Note)]);
         assert_eq!(of(|f| f.sockets = vec![socket("ff3e::8000:1", false)]), [("listens", Note)]);
         assert_eq!(of(|f| f.sockets = vec![socket("fd00::1", false)]), [], "it hears no group");
-        assert_eq!(of(|f| f.leaving = vec![("eth0".into(), 0.0)]), [("sending", Problem)]);
-        assert_eq!(of(|f| f.leaving = vec![("eth0".into(), 1e7)]), []);
+        let leaving =
+            |rate, expected| of(|f| f.leaving = vec![Leaving { interface: "eth0".into(), rate, expected }]);
+        assert_eq!(leaving(768.0, 10_000_000), [("sending", Problem)]);
+        assert_eq!(leaving(0.0, 1_000_000), [("sending", Problem)]);
+        assert_eq!(leaving(5e6, 10_000_000), [], "a busy machine");
+        assert_eq!(leaving(0.0, 10_000), [], "too slow to tell");
     }
 }
