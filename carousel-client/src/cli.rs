@@ -16,6 +16,7 @@ use std::path::PathBuf;
 Examples:
   carousel-client get example.net --key release.pub --out firmware.img
   carousel-client discover example.net
+  carousel-client doctor example.net
   carousel-client get --source 2001:db8::1 --group ff3e::8000:1 --port 5004 --interface eth0 \\
       --key release.pub --out firmware.img
   carousel-client get --source 2001:db8::1 --source 2001:db8::2 --group ff3e::8000:1 --port 5004 \\
@@ -54,6 +55,8 @@ pub enum Command {
     /// Wait for newer releases for ever, fetch them, and hand them over when it is time: the agent of a device
     #[cfg(feature = "watch")]
     Watch(Watch),
+    /// Find out why nothing arrives, or that everything is fine: interface, MLD, firewall, loss, clock
+    Doctor(Doctor),
 }
 
 #[cfg(feature = "watch")]
@@ -91,6 +94,51 @@ pub struct Discover {
     pub dns: Dns,
     /// Give up after so long without an answer
     #[arg(long, default_value = "10s", value_parser = parse_duration_ms)]
+    pub timeout: u64,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Each finding is a line: ok, note or problem, what it is about, what was found, and what to do. The names are explained in
+docs/doctor.md. As root it also sees what this host's firewall drops. It sends nothing but its joins.
+
+Exit codes: 0 nothing is wrong, 1 something is, 2 usage, or DNS knows nothing, 5 nothing arrives, 75 DNS does not answer.
+
+Examples:
+  carousel-client doctor example.net --key release.pub
+  carousel-client doctor --source 2001:db8::1 --group ff3e::8000:1 --port 5004 --interface eth0")]
+pub struct Doctor {
+    /// Service or domain to look up in DNS, as for `get`
+    #[arg(value_name = "SERVICE", conflicts_with_all = ["source", "group", "port"])]
+    pub service: Option<String>,
+    #[command(flatten)]
+    pub dns: Dns,
+    /// Address of a server; may be repeated. Without it: any source
+    #[arg(long)]
+    pub source: Vec<Ipv6Addr>,
+    /// IPv6 multicast group, e.g. ff3e::8000:1; may be repeated
+    #[arg(long, required_unless_present = "service", value_parser = parse_group)]
+    pub group: Vec<Ipv6Addr>,
+    /// UDP port of the groups
+    #[arg(long, required_unless_present = "service", value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// Network interface to join on [default: the only one that is up]
+    #[arg(long)]
+    pub interface: Option<String>,
+    /// Tier of a service to listen to
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub tier: usize,
+    /// Public key that should have signed what is sent (minisign's format); may be repeated
+    #[arg(long, value_name = "K.pub")]
+    pub key: Vec<PathBuf>,
+    /// Receive buffer to ask the kernel for
+    #[arg(long, default_value = "8MiB", value_parser = parse_size)]
+    pub rcvbuf: u64,
+    /// Listen for so long at most, 1s to 10m; DNS has the same time before
+    #[arg(long, default_value = "10s", value_parser = parse_listening)]
     pub timeout: u64,
     /// One JSON object on stdout
     #[arg(long)]
@@ -246,6 +294,14 @@ pub fn parse_tier(text: &str) -> Result<Tier, String> {
             .map(Tier::Number)
             .map_err(|_| format!("{text:?} is no tier: use auto, stacked or a number")),
     }
+}
+
+/// How long a doctor listens, in milliseconds.
+fn parse_listening(text: &str) -> Result<u64, String> {
+    parse_duration_ms(text).and_then(|ms| match ms {
+        1_000..=600_000 => Ok(ms),
+        _ => Err(format!("{text:?}: a doctor listens for 1s to 10m")),
+    })
 }
 
 pub fn parse_nameserver(text: &str) -> Result<SocketAddr, String> {

@@ -86,6 +86,13 @@ pub fn discover(arguments: &cli::Discover) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What DNS offers under a name, for `doctor`: one service.
+pub fn look(name: &str, dns: &cli::Dns, timeout: Duration) -> Result<(Service, Answer), Failure> {
+    let answer = resolver(dns, timeout)?.lookup(name)?;
+    let service = the_only(name, &answer)?.clone();
+    Ok((service, answer))
+}
+
 fn resolver(dns: &cli::Dns, timeout: Duration) -> Result<Resolver, Failure> {
     let trust_anchor: Option<PathBuf> = dns.trust_anchor.clone();
     Ok(Resolver::new(Settings { nameserver: dns.nameserver, trust_anchor, timeout })?)
@@ -152,7 +159,7 @@ impl Watch {
     }
 }
 
-fn validation(validation: Validation) -> &'static str {
+pub fn validation(validation: Validation) -> &'static str {
     match validation {
         Validation::Unchecked => "unchecked",
         Validation::Insecure => "insecure",

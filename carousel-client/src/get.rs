@@ -50,7 +50,7 @@ const MAX_CHANNELS: usize = 256;
 /// Below this, a receive buffer holds too little for the pauses of an ordinary machine.
 const SMALL_BUFFER: usize = 1 << 20;
 /// Where nameservers answer that have no port of their own.
-const DNS_PORT: u16 = 53;
+pub const DNS_PORT: u16 = 53;
 
 /// `get`. However it ends, the status says so.
 pub fn get(arguments: &cli::Get) -> Result<(), Failure> {
@@ -207,7 +207,7 @@ fn newest_keys(path: &Path, state: Option<&State>) -> Result<carousel_proto::key
     Ok(kept.unwrap_or(given).keys)
 }
 
-fn read_key(path: &Path) -> Result<Key, Failure> {
+pub fn read_key(path: &Path) -> Result<Key, Failure> {
     let text = std::fs::read_to_string(path).map_err(|e| Failure::reading(path, &e))?;
     Key::parse(&text)
         .ok_or_else(|| Failure::usage(format!("{}: {}", path.display(), not_a_public_key(&text))))
@@ -859,8 +859,8 @@ impl<'a> Engine<'a> {
         let waited = self.arguments.timeout as f64 / 1000.0;
         let what = match (standing.counters.received, self.manifest.is_some()) {
             (0, _) => {
-                "no packet arrived: check that the server sends, source, group and port, this host's firewall, \
-                 that the interface is up, and that the switch has an MLD querier"
+                "no packet arrived: `carousel-client doctor` with the same source, group, port and interface finds \
+                 out why"
             }
             (_, false) => "packets arrived, but no manifest: is another program using this group and port?",
             (_, true) => "nothing new arrived: did the server stop, or change to another object?",
@@ -921,6 +921,6 @@ impl<'a> Engine<'a> {
 }
 
 /// Seconds since 1970.
-fn unix_time() -> u64 {
+pub fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs())
 }

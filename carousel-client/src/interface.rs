@@ -7,9 +7,14 @@ use std::collections::BTreeSet;
 
 /// The index of the interface of that name; without a name, of the only one that is up and can do multicast.
 pub fn index(name: Option<&str>) -> Result<u32, Failure> {
-    let name = name.map_or_else(only, |name| Ok(name.to_owned()))?;
+    let name = choose(name)?;
     if_nametoindex(name.as_str())
         .map_err(|_| Failure::usage(format!("no such interface: {name}; `ip link` lists those there are")))
+}
+
+/// The name that was given, or that of the only one that will do.
+pub fn choose(name: Option<&str>) -> Result<String, Failure> {
+    name.map_or_else(only, |name| Ok(name.to_owned()))
 }
 
 fn only() -> Result<String, Failure> {

@@ -6,13 +6,14 @@
 //! a [`device`]; [`folder`] takes a whole folder apart; [`report`] tells people and programs, [`status`] those who look at
 //! files that [`publish`] writes. One loop, one direction. All of it in a [`sandbox`], but for the
 //! command at the end, which has a process of its own: [`hook`]. The agent, [`watch`], stands beside all that: it starts
-//! this program for each transfer and reads what it says.
+//! this program for each transfer and reads what it says. [`doctor`] listens instead, and says what is wrong.
 
 mod cli;
 mod decode;
 mod device;
 #[cfg(feature = "dns")]
 mod discovery;
+mod doctor;
 mod folder;
 mod get;
 mod hook;
@@ -66,11 +67,15 @@ fn main() -> ExitCode {
         cli::Command::Discover(a) => discovery::discover(&a),
         #[cfg(feature = "watch")]
         cli::Command::Watch(a) => watch::watch(&a),
+        cli::Command::Doctor(a) => doctor::doctor(&a),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { outcome, message }) => {
-            eprintln!("carousel-client: {message}");
+            // A report has said everything.
+            if !message.is_empty() {
+                eprintln!("carousel-client: {message}");
+            }
             ExitCode::from(outcome as u8)
         }
     }

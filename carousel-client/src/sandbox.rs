@@ -102,6 +102,43 @@ pub fn enter(reach: &Reach<'_>) {
     }
 }
 
+/// The same for somebody who only looks: it writes nowhere, and reads what the kernel tells.
+pub fn enter_to_look(dns: Option<Dns<'_>>) {
+    let drop_all = || {
+        let had = caps::read(None, CapSet::Permitted)?;
+        if had.is_empty() {
+            return Ok(());
+        }
+        let keep = USEFUL.into_iter().filter(|capability| had.contains(capability)).collect();
+        caps::set(None, CapSet::Effective, &keep)?;
+        caps::set(None, CapSet::Permitted, &keep)?;
+        caps::clear(None, CapSet::Inheritable)
+    };
+    if let Err(error) = drop_all() {
+        tracing::debug!("capabilities cannot be dropped: {error}");
+    }
+    let confine = || {
+        let read = AccessFs::ReadFile | AccessFs::ReadDir;
+        let ports =
+            dns.iter().map(|dns| Ok::<_, RulesetError>(NetPort::new(dns.port, AccessNet::ConnectTcp)));
+        Ruleset::default()
+            .handle_access(AccessFs::from_all(LANDLOCK))?
+            .handle_access(AccessNet::from_all(LANDLOCK))?
+            .scope(Scope::from_all(LANDLOCK))?
+            .create()?
+            .add_rules(path_beneath_rules(["/proc", "/sys"], read))?
+            .add_rules(path_beneath_rules(dns.iter().flat_map(Dns::files), read))?
+            .add_rules(ports)?
+            .restrict_self()
+    };
+    if let Err(error) = confine() {
+        tracing::debug!("Landlock: {error}");
+    }
+    if let Err(error) = filter() {
+        tracing::debug!("no seccomp filter: {error}");
+    }
+}
+
 /// Keeps what is useful. In whose folder we are is found out without the privilege that opens them all.
 fn drop_capabilities(reach: &Reach<'_>) -> Result<(), caps::errors::CapsError> {
     let had = caps::read(None, CapSet::Permitted)?;

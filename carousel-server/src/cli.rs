@@ -20,6 +20,7 @@ Examples:
   carousel-server pack folder --key release.key --out folder.carousel
   carousel-server run firmware.carousel --group ff3e::8000:1 --port 5004 --interface eth0 --rate 20M
   carousel-server zone --config server.toml
+  carousel-server doctor --config server.toml
   carousel-server demo
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 bad signature or digest, 6 storage, 75 a folder changed while
@@ -60,6 +61,8 @@ pub enum Command {
     Run(Run),
     /// Print the DNS records that make a configuration findable, for the zone file
     Zone(Zone),
+    /// Find out what keeps a server from sending, or clients from hearing it. Sends nothing
+    Doctor(Doctor),
     /// Try it all on this machine: no root, no network
     Demo(Demo),
 }
@@ -323,6 +326,25 @@ pub struct Run {
     /// Do not let the kernel keep the server from listening, writing and reading other files
     #[arg(long)]
     pub no_sandbox: bool,
+}
+
+/// Find out what keeps a server from sending, or clients from hearing it. Sends nothing
+#[derive(Args, Debug)]
+#[command(after_help = "\
+It takes the command line of `run`. Each finding is a line: ok, note or problem, what it is about, what was found, and
+what to do. The names are explained in docs/doctor.md.
+
+Exit codes: 0 nothing is wrong, 1 something is, 2 usage.
+
+Examples:
+  carousel-server doctor firmware.carousel --group ff3e::8000:1 --port 5004 --interface eth0 --rate 20M
+  carousel-server doctor --config server.toml --json")]
+pub struct Doctor {
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub run: Run,
 }
 
 #[derive(Args, Debug)]

@@ -58,7 +58,7 @@ pub fn inspect(arguments: &cli::Inspect) -> Result<(), Failure> {
 
 /// Every record against its page, every page against the cap, the object against its digest. Returns the bytes of a
 /// folder's file table.
-fn check(bundle: &Bundle) -> Result<Option<Vec<u8>>, String> {
+pub fn check(bundle: &Bundle) -> Result<Option<Vec<u8>>, String> {
     let layout = &bundle.layout;
     let geometry = layout.geometry();
     let shape = bundle.manifest.tree_shape(geometry).map_err(|e| e.to_string())?;

@@ -9,6 +9,7 @@ mod bundle;
 mod cli;
 mod config;
 mod demo;
+mod doctor;
 mod folder;
 mod inspect;
 mod keyring;
@@ -68,12 +69,16 @@ pub fn main() -> ExitCode {
         cli::Command::Inspect(a) => inspect::inspect(&a),
         cli::Command::Run(a) => run::run(&a),
         cli::Command::Zone(a) => zone::zone(&a),
+        cli::Command::Doctor(a) => doctor::doctor(&a),
         cli::Command::Demo(a) => demo::demo(&a),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { outcome, message }) => {
-            eprintln!("carousel-server: {message}");
+            // A report has said everything.
+            if !message.is_empty() {
+                eprintln!("carousel-server: {message}");
+            }
             ExitCode::from(outcome as u8)
         }
     }

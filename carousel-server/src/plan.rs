@@ -78,14 +78,7 @@ impl Plan {
 
     /// What a command line wants. Called again, it reads the file again.
     pub fn new(arguments: &cli::Run) -> Result<Self, Failure> {
-        let way = Way {
-            interface: arguments.interface.clone(),
-            port: arguments.port,
-            source: arguments.source,
-            phase: arguments.phase,
-            hops: arguments.hops,
-            dscp: arguments.dscp,
-        };
+        let way = Way::of(arguments);
         let mut plan = match &arguments.config {
             Some(path) => Config::read(path, &way)?.plan,
             None => Self::from_flags(arguments, &way)?,
@@ -196,6 +189,18 @@ impl Work {
 }
 
 impl Way {
+    /// What a command line says.
+    pub fn of(arguments: &cli::Run) -> Self {
+        Self {
+            interface: arguments.interface.clone(),
+            port: arguments.port,
+            source: arguments.source,
+            phase: arguments.phase,
+            hops: arguments.hops,
+            dscp: arguments.dscp,
+        }
+    }
+
     /// This, and for what it leaves open, the other.
     pub fn or(self, other: &Self) -> Self {
         Self {

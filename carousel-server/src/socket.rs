@@ -147,6 +147,11 @@ impl Sender {
         Ok((sent as usize * train).min(burst.len()))
     }
 
+    /// Whether this kernel makes packets of trains.
+    pub fn has_trains(&mut self) -> bool {
+        self.cut_at(1232).and_then(|()| self.cut_at(0)).is_ok()
+    }
+
     /// Lets the kernel cut messages into packets of this length, or at 0 leave them as they are. Kernels before 4.18
     /// cannot, and say so.
     fn cut_at(&mut self, len: usize) -> io::Result<()> {
