@@ -5,7 +5,6 @@
 //! the blocks; [`report`] tells people and programs. One loop, one direction. All of it in a [`sandbox`], but for the
 //! command at the end, which has a process of its own: [`hook`].
 
-mod cli;
 mod decode;
 #[cfg(feature = "dns")]
 mod discovery;
@@ -22,6 +21,7 @@ mod thread;
 mod tuner;
 mod writer;
 
+use carousel_client::cli;
 use carousel_proto::outcome::{Failure, Outcome, one_line};
 use clap::Parser;
 use std::process::ExitCode;
