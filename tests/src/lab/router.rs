@@ -163,6 +163,11 @@ impl Router {
         self.ask("pim6d", command).unwrap_or_else(|e| panic!("router {}: {command}: {e}", self.host.name()))
     }
 
+    /// What the daemons logged, for instance about lines of their configuration that they did not understand.
+    pub fn log(&self) -> String {
+        self.daemons.iter().map(Running::stdout).collect()
+    }
+
     /// Waits until every uplink has a neighbour and every receivers' interface asks its hosts.
     pub fn wait_ready(&self) {
         for (interface, role) in &self.interfaces {
