@@ -24,6 +24,8 @@ fi
 target=${CARGO_TARGET_DIR:-target}/release
 if [ -z "$built" ]; then cargo build --release --locked -p carousel-server -p carousel-client -p carousel-tests --bins; fi
 "$target/documents" deploy "$target/documents.d"
+# As Debian wants pages; cargo-deb does it only where it does not take them for something that cargo made.
+find "$target/documents.d" -path '*/man[15]/*' -exec gzip -9n {} +
 mkdir -p "$out"
 for package in carousel-server carousel-client; do
   cargo-deb -q --no-build -p "$package" -o "$out/" "$@" || fail "cargo-deb does not make $package"
