@@ -2,8 +2,8 @@
 //! as they lie there, with the real systemd-analyze, FRR, knot, BIND and dnsmasq.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
-use carousel_tests::lab::{self, Host, Knot, Lab, Signing, Zone, have, until};
-use carousel_tests::scene::{self, AsOsString, SOURCE, args};
+use carousel_tests::lab::{self, Host, Knot, Lab, Running, Signing, Zone, have, until};
+use carousel_tests::scene::{self, AsOsString, GROUP, PORT, SOURCE, args};
 use carousel_tests::topology::{Routed, SENDER};
 use carousel_tests::{bins, figures};
 use nix::sys::signal::Signal;
@@ -109,6 +109,13 @@ fn calls(log: &Path) -> BTreeSet<String> {
     text.lines().filter_map(name).filter(is_name).collect()
 }
 
+/// Signals what strace runs, for strace itself heeds none.
+fn signal_child(strace: &Running, signal: Signal) {
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", strace.pid())).unwrap();
+    let child: i32 = children.split_ascii_whitespace().next().unwrap().parse().unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child), signal).unwrap();
+}
+
 /// systemd would kill a program at the first call that its unit does not allow, or refuse it; which these are changes
 /// with libraries. So real programs are watched doing their work, and each call is looked up.
 #[test]
@@ -124,9 +131,8 @@ fn units_allow_what_the_programs_do() {
     let (s, c) = scene::pair(&lab);
     let packed = scene::pack(lab.dir(), 2 << 20, &["--block-size", "256KiB"]);
     let config = lab.file("server.toml");
-    let session = format!("[[session]]\nbundle = {:?}\ngroups = [{:?}]\n", packed.bundle, scene::GROUP);
-    fs::write(&config, format!("interface = \"eth0\"\nport = {}\nrate = \"10M\"\n{session}", scene::PORT))
-        .unwrap();
+    let session = format!("[[session]]\nbundle = {:?}\ngroups = [{:?}]\n", packed.bundle, GROUP);
+    fs::write(&config, format!("interface = \"eth0\"\nport = {}\nrate = \"10M\"\n{session}", PORT)).unwrap();
     // Without privileges, as there: a program that has some gives them back, by calls that it makes for nothing else.
     let watch = |log: &Path| {
         let plain: [&dyn AsOsString; 3] = [&"setpriv", &"--bounding-set=-all", &"--no-new-privs"];
@@ -152,14 +158,38 @@ fn units_allow_what_the_programs_do() {
     line.extend(args(&[&bins::client()]).into_iter().chain(ask.map(OsString::from)));
     let asked = c.spawn(&line);
     assert_eq!(asked.finish(LIMIT).code(), 75, "{asked}");
-    let child = fs::read_to_string(format!("/proc/{0}/task/{0}/children", server.pid())).unwrap();
-    let child: Vec<i32> = child.split_ascii_whitespace().map(|pid| pid.parse().unwrap()).collect();
-    for (signal, says) in [(Signal::SIGHUP, "taken up"), (Signal::SIGTERM, "")] {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child[0]), signal).unwrap();
-        until("the server to take up what changed", LIMIT, || server.stderr().contains(says));
+    // The agent, as far as this client has one.
+    let agent_log = lab.file("agent.strace");
+    if c.run(&args(&[&bins::client(), &"--help"])).stdout.contains("\n  watch ") {
+        let (config, fetched) = (lab.file("client.toml"), lab.file("handed-over"));
+        let text = format!(
+            "key = [{key:?}]\nstate = {state:?}\nstatus = {status:?}\n[[watch]]\nname = \"firmware\"\n\
+             source = [{SOURCE:?}]\ngroup = [{GROUP:?}]\nport = {PORT}\nout = {out:?}\nhandover = \"cp $CAROUSEL_PATH {}\"\n",
+            fetched.display(),
+            key = packed.keys.public,
+            state = lab.fresh_dir("state"),
+            status = lab.file("status.json"),
+            out = lab.file("fetched"),
+        );
+        fs::write(&config, text).unwrap();
+        let mut line = watch(&agent_log);
+        line.extend(args(&[&bins::client(), &"watch", &"--config", &config]));
+        let agent = c.spawn(&line);
+        until("the agent to hand over", LIMIT, || {
+            assert!(agent.is_alive(), "{agent}");
+            fs::metadata(&fetched).is_ok_and(|file| file.len() == packed.size)
+        });
+        signal_child(&agent, Signal::SIGHUP);
+        signal_child(&agent, Signal::SIGTERM);
+        assert_eq!(agent.finish(LIMIT).code(), 0, "{agent}");
+    } else {
+        fs::write(&agent_log, "").unwrap();
     }
+    signal_child(&server, Signal::SIGHUP);
+    until("the server to take up what changed", LIMIT, || server.stderr().contains("taken up"));
+    signal_child(&server, Signal::SIGTERM);
     assert_eq!(server.finish(LIMIT).code(), 0, "{server}");
-    for (unit, logs) in UNITS.into_iter().zip([vec![server_log], vec![client_log, dns_log]]) {
+    for (unit, logs) in UNITS.into_iter().zip([vec![server_log], vec![client_log, dns_log, agent_log]]) {
         let allowed = allowed(&s, &read(unit));
         let called: BTreeSet<String> = logs.iter().flat_map(|log| calls(log)).collect();
         let refused: Vec<&String> = called.difference(&allowed).collect();
