@@ -22,7 +22,10 @@ if [ -z "${SOURCE_DATE_EPOCH:-}" ]; then
 fi
 
 target=${CARGO_TARGET_DIR:-target}/release
-if [ -z "$built" ]; then cargo build --release --locked -p carousel-server -p carousel-client -p carousel-tests --bins; fi
+if [ -z "$built" ]; then
+  cargo build --release --locked -p carousel-server -p carousel-client -p carousel-tests \
+    --bin carousel-server --bin carousel-client --bin documents
+fi
 "$target/documents" deploy "$target/documents.d"
 # As Debian wants pages; cargo-deb does it only where it does not take them for something that cargo made.
 find "$target/documents.d" -path '*/man[15]/*' -exec gzip -9n {} +

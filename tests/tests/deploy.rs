@@ -132,7 +132,16 @@ fn units_allow_what_the_programs_do() {
     let packed = scene::pack(lab.dir(), 2 << 20, &["--block-size", "256KiB"]);
     let config = lab.file("server.toml");
     let session = format!("[[session]]\nbundle = {:?}\ngroups = [{:?}]\n", packed.bundle, GROUP);
-    fs::write(&config, format!("interface = \"eth0\"\nport = {}\nrate = \"10M\"\n{session}", PORT)).unwrap();
+    // And what it says of itself, as far as this server does.
+    let can_say = s.run(&args(&[&bins::server(), &"run", &"--help"])).stdout.contains(" --status ");
+    let status = lab.file("server.json");
+    let says = if can_say {
+        format!("status = {status:?}\nmetrics = {:?}\n", lab.file("s.prom"))
+    } else {
+        String::new()
+    };
+    let head = format!("interface = \"eth0\"\nport = {PORT}\nrate = \"10M\"\n");
+    fs::write(&config, head + &says + &session).unwrap();
     // Without privileges, as there: a program that has some gives them back, by calls that it makes for nothing else.
     let watch = |log: &Path| {
         let plain: [&dyn AsOsString; 3] = [&"setpriv", &"--bounding-set=-all", &"--no-new-privs"];
@@ -185,6 +194,7 @@ fn units_allow_what_the_programs_do() {
     } else {
         fs::write(&agent_log, "").unwrap();
     }
+    until("the server to say how it is", LIMIT, || !can_say || status.exists());
     signal_child(&server, Signal::SIGHUP);
     until("the server to take up what changed", LIMIT, || server.stderr().contains("taken up"));
     signal_child(&server, Signal::SIGTERM);

@@ -337,7 +337,11 @@ fn check_each(test: &str, machine: &Machine, s: &Host, tool: &str, files: &[Stri
 /// The programs as installed, by the lines of their units.
 fn runs(lab: &Lab, machine: &Machine, s: &Host, c: &Host) {
     let shell = |script: &str| machine.shell(s, script);
-    shell("cp /usr/share/carousel-server/server.toml /etc/carousel/");
+    let can_say = shell("carousel-server run --help").contains(" --status ");
+    let says = if can_say { "status = \"/run/carousel-server/status.json\"\n" } else { "" };
+    shell(&format!(
+        "(printf '{says}'; cat /usr/share/carousel-server/server.toml) >/etc/carousel/server.toml"
+    ));
     let packed = scene::pack(&lab.fresh_dir("maps"), 1 << 20, &[]);
     let bundle = packed.bundle.strip_prefix(lab.dir()).unwrap().display();
     for name in ["gateway-fw", "maps"] {
@@ -354,6 +358,11 @@ fn runs(lab: &Lab, machine: &Machine, s: &Host, c: &Host) {
     until("the server to look at its configuration again", LIMIT, || {
         server.stderr().contains("taken up: 0 changed")
     });
+    if can_say {
+        until("the server's status", LIMIT, || {
+            machine.run(s, "test -s /run/carousel-server/status.json").exit.status.success()
+        });
+    }
     assert!(!server.stderr().contains("WARN"), "{server}");
 
     // What the agent's unit makes for it.
