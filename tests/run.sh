@@ -88,7 +88,9 @@ tools="ip:iproute2 ss:iproute2 tc:iproute2 bridge:iproute2 nft:nftables ethtool:
        promtool:prometheus prometheus-node-exporter:prometheus-node-exporter
        setsid:util-linux setpriv:util-linux mount:mount timeout:coreutils xargs:findutils cc:build-essential
        rauc:rauc dbus-daemon:dbus-daemon mksquashfs:squashfs-tools swupdate:swupdate cpio:cpio openssl:openssl
-       losetup:mount knotd:knot kzonecheck:knot-dnssecutils named-checkzone:bind9-utils nsd-checkzone:nsd unbound:unbound"
+       losetup:mount knotd:knot kzonecheck:knot-dnssecutils named-checkzone:bind9-utils nsd-checkzone:nsd
+       unbound:unbound dnsmasq:dnsmasq-base systemd-analyze:systemd dpkg-shlibdeps:dpkg-dev man:man-db mandoc:mandoc
+       zsh:zsh fish:fish"
 
 missing_packages() {
   local tool
@@ -164,6 +166,17 @@ get_sysupdate() {
     { complain "no systemd-sysupdate - the test of its recipe is skipped" && [ "$ci" != true ]; }
 }
 
+# For the test of the packages, which needs root anyway. Built without optimisation: half a minute on two cores.
+get_packager() {
+  local dir=${CARGO_TARGET_DIR:-target}/lab-tools/cargo-deb
+  if [ "$(id -u)" -ne 0 ] || ! have dpkg-deb; then say "no use for it here" && return; fi
+  if [ -x "$dir/bin/cargo-deb" ] || have cargo-deb; then say "all there" && return; fi
+  CARGO_TARGET_DIR=$work/cargo-deb CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=false \
+    cargo install --quiet --locked --no-default-features --root "$dir" --version 3.8.0 cargo-deb ||
+    { complain "no cargo-deb - the test of the packages is skipped" && [ "$ci" != true ]; }
+  rm -rf "$work/cargo-deb"
+}
+
 # One test starts itself again as the user nobody, so root's build folder must not be behind a closed door.
 open_doors() {
   [ "$(id -u)" -eq 0 ] && have setpriv || return 0
@@ -225,18 +238,20 @@ deploy_files() {
     say "firewall rules: not checked, nft or namespaces are missing"
   fi
   if have systemd-analyze; then
-    # systemd wants the program to be there; ours is not installed.
-    sed "s|/usr/bin/carousel-server|$(command -v true)|" deploy/carousel-server.service \
-      >"$work/carousel-server.service"
-    # verify exits with 0 whatever unknown settings it finds, so its words count too.
-    systemd-analyze verify --man=no "$work/carousel-server.service" >"$work/unit" 2>&1 || cat "$work/unit"
-    if grep -F carousel-server.service "$work/unit"; then
-      complain "systemd does not like deploy/carousel-server.service"
-      return 1
-    fi
-    say "systemd unit: understood by systemd"
+    # systemd wants the programs to be there; ours are not installed.
+    local unit
+    for unit in deploy/*.service; do
+      sed "s|/usr/bin/carousel-[a-z]*|$(command -v true)|" "$unit" >"$work/${unit##*/}"
+      # verify exits with 0 whatever unknown settings it finds, so its words count too.
+      systemd-analyze verify --man=no "$work/${unit##*/}" >"$work/unit" 2>&1 || cat "$work/unit"
+      if grep -F "${unit##*/}" "$work/unit"; then
+        complain "systemd does not like $unit"
+        return 1
+      fi
+    done
+    say "systemd units: understood by systemd"
   else
-    say "systemd unit: not checked, systemd-analyze is missing"
+    say "systemd units: not checked, systemd-analyze is missing"
   fi
 }
 
@@ -302,6 +317,7 @@ step "cargo" find_cargo
 open_doors
 step "routers" get_routers
 step "systemd-sysupdate" get_sysupdate
+step "packager" get_packager
 figures=${CARGO_TARGET_DIR:-target}/lab-figures.md
 if [ $# -eq 0 ]; then
   step "format" cargo fmt --all --check

@@ -8,7 +8,6 @@
 //! command at the end, which has a process of its own: [`hook`]. The agent, [`watch`], stands beside all that: it starts
 //! this program for each transfer and reads what it says. [`doctor`] listens instead, and says what is wrong.
 
-mod cli;
 mod decode;
 mod device;
 #[cfg(feature = "dns")]
@@ -33,6 +32,7 @@ mod tuner;
 mod watch;
 mod writer;
 
+use carousel_client::cli;
 use carousel_proto::outcome::{Failure, Outcome, one_line};
 use clap::Parser;
 use std::process::ExitCode;

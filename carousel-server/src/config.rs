@@ -470,7 +470,7 @@ mod tests {
     fn the_example_that_we_deploy() {
         let Config { plan, servers } = parse(include_str!("../../deploy/server.toml")).unwrap();
         let [ladder, separate] = &plan.sessions[..] else { panic!("{plan:?}") };
-        assert_eq!(ladder.bundle, Path::new("/etc/gateway-fw.carousel"));
+        assert_eq!(ladder.bundle, Path::new("/var/lib/carousel-server/gateway-fw.carousel"));
         assert_eq!(
             (ladder.ladder, rates(ladder)),
             (Ladder::Stacked, vec![1_000_000, 1_000_000, 2_000_000, 4_000_000])

@@ -31,7 +31,7 @@ mod tally;
 mod zone;
 
 use carousel_proto::outcome::{Failure, Outcome, one_line};
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use std::process::ExitCode;
 
 /// The text of a configuration; the error says what is wrong with it in one line.
@@ -40,6 +40,11 @@ use std::process::ExitCode;
 /// [`Outcome::Usage`]. Files that it names are not looked at.
 pub fn check_configuration(text: &str) -> Result<(), Failure> {
     config::Config::check(text)
+}
+
+/// The definition of the command line, from which man pages and completions are made.
+pub fn command() -> clap::Command {
+    cli::Arguments::command()
 }
 
 /// The program.

@@ -57,6 +57,11 @@ pub struct Routed {
 impl Routed {
     /// Raises it. Ask `lab::routers_missing` first.
     pub fn new(lab: &Lab, mtu: u32) -> Self {
+        Self::configured(lab, mtu, None)
+    }
+
+    /// The same with other configurations of `r1` and `r2` than those with short timers.
+    pub fn configured(lab: &Lab, mtu: u32, configs: Option<[&str; 2]>) -> Self {
         let (s, dns) = (lab.host("s"), lab.host("dns"));
         let (mut r1, mut r2) = (lab.router("R1"), lab.router("R2"));
         let (first, last) = (lab.switch("sw1", mtu), lab.switch("sw2", mtu));
@@ -77,8 +82,20 @@ impl Routed {
             reach(host, &addr, &s, SENDER);
             reach(host, &addr, &dns, DNS);
         }
-        r1.start(&[("lan", Role::Source), ("wan", Role::Uplink)]);
-        r2.start(&[("wan", Role::Uplink), ("lan", Role::Receivers)]);
+        let (first_hop, last_hop) = (
+            [("lan", Role::Source), ("wan", Role::Uplink)],
+            [("wan", Role::Uplink), ("lan", Role::Receivers)],
+        );
+        match configs {
+            None => {
+                r1.start(&first_hop);
+                r2.start(&last_hop);
+            }
+            Some([config1, config2]) => {
+                r1.start_with(config1, &first_hop);
+                r2.start_with(config2, &last_hop);
+            }
+        }
         r1.wait_ready();
         r2.wait_ready();
         // The sender's router does not join on its side, so its switch queries itself and is told where the router
@@ -86,7 +103,14 @@ impl Routed {
         first.query();
         first.router_port(r1.host());
         first.settle();
-        last.silence();
+        match configs {
+            None => last.silence(),
+            // A router that asks every two minutes is no querier to a switch that forgets after seconds.
+            Some(_) => {
+                last.query();
+                last.router_port(r2.host());
+            }
+        }
         last.settle();
         Self { s, dns, first, r1, r2, last, r }
     }

@@ -69,6 +69,8 @@ pub struct Router {
     /// Holds `run`, which is the daemons' `/run/frr`, and `root`, where their root folder is mounted.
     dir: PathBuf,
     interfaces: Vec<(String, Role)>,
+    /// Instead of what follows from the interfaces.
+    config: Option<String>,
     daemons: Vec<Running>,
 }
 
@@ -101,7 +103,7 @@ impl Lab {
         }
         let host = self.host(name);
         host.sysctl("net/ipv6/conf/all/forwarding", "1");
-        Router { host, frr, dir, interfaces: Vec::new(), daemons: Vec::new() }
+        Router { host, frr, dir, interfaces: Vec::new(), config: None, daemons: Vec::new() }
     }
 }
 
@@ -117,6 +119,12 @@ impl Router {
         self.start_again();
     }
 
+    /// The same with a configuration of pim6d that somebody else wrote. The roles only say what `wait_ready` waits for.
+    pub fn start_with(&mut self, config: &str, interfaces: &[(&str, Role)]) {
+        self.config = Some(config.to_owned());
+        self.start(interfaces);
+    }
+
     /// Starts the daemons with the interfaces they had before.
     pub fn start_again(&mut self) {
         assert!(self.daemons.is_empty(), "router {} runs already", self.host.name());
@@ -126,8 +134,8 @@ impl Router {
         // join (seen with 10.3): a minute by default.
         let joins = ["router pim6\n join-prune-interval 3\n".to_owned()];
         let config = self.dir.join("run/pim6d.conf");
-        fs::write(&config, sections.chain(joins).collect::<String>())
-            .unwrap_or_else(|e| panic!("{}: {e}", config.display()));
+        let text = self.config.clone().unwrap_or_else(|| sections.chain(joins).collect());
+        fs::write(&config, text).unwrap_or_else(|e| panic!("{}: {e}", config.display()));
         // Each looks for the one before as it starts, and comes back for it only after seconds. Without mgmtd, which
         // old versions do not have, new ones complain a hundred times a second.
         for daemon in ["mgmtd", "zebra", "pim6d"] {
@@ -153,6 +161,11 @@ impl Router {
     /// What pim6d answers to a `show …` command.
     pub fn show(&self, command: &str) -> String {
         self.ask("pim6d", command).unwrap_or_else(|e| panic!("router {}: {command}: {e}", self.host.name()))
+    }
+
+    /// What the daemons logged, for instance about lines of their configuration that they did not understand.
+    pub fn log(&self) -> String {
+        self.daemons.iter().map(Running::stdout).collect()
     }
 
     /// Waits until every uplink has a neighbour and every receivers' interface asks its hosts.
