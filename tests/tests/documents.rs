@@ -14,7 +14,15 @@ use std::time::Duration;
 /// Longer than anything in a document takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
 /// The documents that have commands, and the test that runs each; below is one for each.
-const DOCUMENTS: [&str; 4] = ["README.md", "docs/quick-start.md", "docs/operators.md", "docs/keys.md"];
+const DOCUMENTS: [&str; 7] = [
+    "README.md",
+    "docs/quick-start.md",
+    "docs/operators.md",
+    "docs/keys.md",
+    "docs/folders.md",
+    "docs/agent.md",
+    "docs/doctor.md",
+];
 /// Hosts of a document, and their addresses. `desk` has a network, too, and does not need it.
 const HOSTS: [(&str, &str); 6] = [
     ("desk", "2001:db8::d"),
@@ -176,6 +184,21 @@ fn the_operators_guide() {
 #[test]
 fn the_key_ceremony() {
     run("the_key_ceremony", DOCUMENTS[3]);
+}
+
+#[test]
+fn the_folders() {
+    run("the_folders", DOCUMENTS[4]);
+}
+
+#[test]
+fn the_agent() {
+    run("the_agent", DOCUMENTS[5]);
+}
+
+#[test]
+fn the_doctor() {
+    run("the_doctor", DOCUMENTS[6]);
 }
 
 /// Whoever adds a document adds a test.
