@@ -368,9 +368,10 @@ fn bursts_are_those_of_the_wire() {
         // The wire also counts what came before the join and after the end.
         // What it still held when the object was complete is lost as well.
         let held = if delay_up_to.is_zero() { 1.0 } else { 10.0 };
-        let (least, most) = (counts.bursts as f64 * 0.75, counts.bursts as f64 + held);
+        let (least, most) = (counts.bursts as f64 * 0.75 - 3.0, counts.bursts as f64 + held);
+        let few = if counts.bursts < 50 { 2.5 } else { 1.0 }; // of which one more or less makes a difference
         assert!((least..=most).contains(&number), "{name}: {number} bursts, {counts:?}");
-        assert!((mean / set - 1.0).abs() < 0.2, "{name}: {mean} instead of {set}");
+        assert!((mean / set - 1.0).abs() < 0.2 * few, "{name}: {mean} instead of {set}");
         if let WireLoss::EveryNth(_) = loss {
             // What the wire still held when the object was complete never came.
             let others = number - value("bucket", &[("le", "1")]);
@@ -382,7 +383,7 @@ fn bursts_are_those_of_the_wire() {
             // Lengths are geometrically distributed: of mean 10, 39 % are at most 5, of mean 100, 5 %.
             let share = value("bucket", &[("le", "5")]) / number;
             let expected = 1.0 - (1.0 - 1.0 / set).powi(5);
-            assert!((share - expected).abs() < 0.2, "{name}: {share} up to 5, not {expected}");
+            assert!((share - expected).abs() < 0.2 * few, "{name}: {share} up to 5, not {expected}");
         }
     }
 }
