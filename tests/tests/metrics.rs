@@ -16,7 +16,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, TcpStream};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -681,6 +681,32 @@ fn who_writes_can_do_nothing_else() {
     ] {
         assert_eq!(inject(&client, call, &arguments), error(libc::EACCES), "{name}");
     }
+}
+
+/// Debian's node_exporter owns the folder that it reads.
+#[test]
+fn root_writes_into_the_folders_of_others() {
+    let test = "root_writes_into_the_folders_of_others";
+    let Some(lab) = Lab::enter(test) else { return };
+    let (s, c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), 200_000, &[]);
+    let (of_server, of_client) = (Files::new(&lab, "server"), Files::new(&lab, "get"));
+    for folder in [&of_server.folder, &of_client.folder] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
+        if let Err(error) = chown(folder, Some(65534), Some(65534)) {
+            return lab::skip(test, &format!("there is no other user here: {error}"));
+        }
+    }
+    let server = scene::serve(&s, &packed, "5M", &of_server.options());
+    wait_status(&of_server.status, &server, "the server to send", |s| s["state"] == "sending");
+    let out = lab.file("got");
+    let client = scene::get(&c, &[SOURCE], &packed, &out, &of_client.options());
+    scene::arrive(&client, &packed, &out, LIMIT);
+    assert_eq!(status(&of_client.status)["state"], "ok", "{client}");
+    server.kill(Signal::SIGTERM);
+    assert_eq!(server.finish(LIMIT).code(), 0, "{server}");
+    assert_eq!(status(&of_server.status)["state"], "ended", "{server}");
+    assert_eq!(warnings(&client) + warnings(&server), 0, "{client} {server}");
 }
 
 /// The calls of a server that tells how it does, and of the process that writes it down: none receives.
