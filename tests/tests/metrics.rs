@@ -683,6 +683,41 @@ fn who_writes_can_do_nothing_else() {
     }
 }
 
+/// Its pipe is full before long; the server drops what does not go in.
+#[test]
+fn a_writer_that_hangs_holds_nobody_up() {
+    let Some(lab) = Lab::enter("a_writer_that_hangs_holds_nobody_up") else { return };
+    let (s, _c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), 200_000, &[]);
+    let files = Files::new(&lab, "server");
+    let groups: Vec<String> = (2..=64).map(|number| format!("ff3e::8000:{number:x}")).collect();
+    let groups = groups.iter().flat_map(|group| ["--group", group]);
+    let more: Vec<&str> = files.options().into_iter().chain(groups).collect();
+    let server = scene::serve(&s, &packed, "100k", &more);
+    let all = |told: &Value| told["channels"].as_array().is_some_and(|channels| channels.len() == 64);
+    wait_status(&files.status, &server, "64 channels", all);
+    let writer = child_of(server.pid(), "carousel-status");
+    let writer = nix::unistd::Pid::from_raw(writer.cast_signed());
+    nix::sys::signal::kill(writer, Signal::SIGSTOP).unwrap();
+    // A second lasts for at least as many packets as the rate has in it.
+    let size: u64 =
+        [&files.status, &files.metrics].map(|file| fs::metadata(file).unwrap().len()).iter().sum();
+    let seconds = MIB / size + 3;
+    let before = s.traffic("eth0").tx_bytes;
+    until(&format!("{seconds} times {size} bytes: {server}"), LIMIT, || {
+        s.traffic("eth0").tx_bytes > before + seconds * 64 * 100_000 / 8
+    });
+    server.kill(Signal::SIGHUP);
+    until(&format!("the reload: {server}"), LIMIT, || server.stderr().contains("taken up"));
+    server.kill(Signal::SIGTERM);
+    assert_eq!(server.finish(Duration::from_secs(20)).code(), 0, "{server}");
+    // It finds the pipe closed, and what was in it.
+    nix::sys::signal::kill(writer, Signal::SIGCONT).unwrap();
+    until("the writer to end", LIMIT, || !is_running(writer.as_raw().cast_unsigned()));
+    assert_eq!(status(&files.status)["state"], "sending");
+    figures::row("64 channels", &[("bytes each second", &size)]);
+}
+
 /// Debian's node_exporter owns the folder that it reads.
 #[test]
 fn root_writes_into_the_folders_of_others() {
