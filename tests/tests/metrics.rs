@@ -16,7 +16,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, TcpStream};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -368,9 +368,10 @@ fn bursts_are_those_of_the_wire() {
         // The wire also counts what came before the join and after the end.
         // What it still held when the object was complete is lost as well.
         let held = if delay_up_to.is_zero() { 1.0 } else { 10.0 };
-        let (least, most) = (counts.bursts as f64 * 0.75, counts.bursts as f64 + held);
+        let (least, most) = (counts.bursts as f64 * 0.75 - 3.0, counts.bursts as f64 + held);
+        let few = if counts.bursts < 50 { 2.5 } else { 1.0 }; // of which one more or less makes a difference
         assert!((least..=most).contains(&number), "{name}: {number} bursts, {counts:?}");
-        assert!((mean / set - 1.0).abs() < 0.2, "{name}: {mean} instead of {set}");
+        assert!((mean / set - 1.0).abs() < 0.2 * few, "{name}: {mean} instead of {set}");
         if let WireLoss::EveryNth(_) = loss {
             // What the wire still held when the object was complete never came.
             let others = number - value("bucket", &[("le", "1")]);
@@ -382,7 +383,7 @@ fn bursts_are_those_of_the_wire() {
             // Lengths are geometrically distributed: of mean 10, 39 % are at most 5, of mean 100, 5 %.
             let share = value("bucket", &[("le", "5")]) / number;
             let expected = 1.0 - (1.0 - 1.0 / set).powi(5);
-            assert!((share - expected).abs() < 0.2, "{name}: {share} up to 5, not {expected}");
+            assert!((share - expected).abs() < 0.2 * few, "{name}: {share} up to 5, not {expected}");
         }
     }
 }
@@ -680,6 +681,67 @@ fn who_writes_can_do_nothing_else() {
     ] {
         assert_eq!(inject(&client, call, &arguments), error(libc::EACCES), "{name}");
     }
+}
+
+/// Its pipe is full before long; the server drops what does not go in.
+#[test]
+fn a_writer_that_hangs_holds_nobody_up() {
+    let Some(lab) = Lab::enter("a_writer_that_hangs_holds_nobody_up") else { return };
+    let (s, _c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), 200_000, &[]);
+    let files = Files::new(&lab, "server");
+    let groups: Vec<String> = (2..=64).map(|number| format!("ff3e::8000:{number:x}")).collect();
+    let groups = groups.iter().flat_map(|group| ["--group", group]);
+    let more: Vec<&str> = files.options().into_iter().chain(groups).collect();
+    let server = scene::serve(&s, &packed, "100k", &more);
+    let all = |told: &Value| told["channels"].as_array().is_some_and(|channels| channels.len() == 64);
+    wait_status(&files.status, &server, "64 channels", all);
+    let writer = child_of(server.pid(), "carousel-status");
+    let writer = nix::unistd::Pid::from_raw(writer.cast_signed());
+    nix::sys::signal::kill(writer, Signal::SIGSTOP).unwrap();
+    // A second lasts for at least as many packets as the rate has in it.
+    let size: u64 =
+        [&files.status, &files.metrics].map(|file| fs::metadata(file).unwrap().len()).iter().sum();
+    let seconds = MIB / size + 3;
+    let before = s.traffic("eth0").tx_bytes;
+    until(&format!("{seconds} times {size} bytes: {server}"), LIMIT, || {
+        s.traffic("eth0").tx_bytes > before + seconds * 64 * 100_000 / 8
+    });
+    server.kill(Signal::SIGHUP);
+    until(&format!("the reload: {server}"), LIMIT, || server.stderr().contains("taken up"));
+    server.kill(Signal::SIGTERM);
+    assert_eq!(server.finish(Duration::from_secs(20)).code(), 0, "{server}");
+    // It finds the pipe closed, and what was in it.
+    nix::sys::signal::kill(writer, Signal::SIGCONT).unwrap();
+    until("the writer to end", LIMIT, || !is_running(writer.as_raw().cast_unsigned()));
+    assert_eq!(status(&files.status)["state"], "sending");
+    figures::row("64 channels", &[("bytes each second", &size)]);
+}
+
+/// Debian's node_exporter owns the folder that it reads.
+#[test]
+fn root_writes_into_the_folders_of_others() {
+    let test = "root_writes_into_the_folders_of_others";
+    let Some(lab) = Lab::enter(test) else { return };
+    let (s, c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), 200_000, &[]);
+    let (of_server, of_client) = (Files::new(&lab, "server"), Files::new(&lab, "get"));
+    for folder in [&of_server.folder, &of_client.folder] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
+        if let Err(error) = chown(folder, Some(65534), Some(65534)) {
+            return lab::skip(test, &format!("there is no other user here: {error}"));
+        }
+    }
+    let server = scene::serve(&s, &packed, "5M", &of_server.options());
+    wait_status(&of_server.status, &server, "the server to send", |s| s["state"] == "sending");
+    let out = lab.file("got");
+    let client = scene::get(&c, &[SOURCE], &packed, &out, &of_client.options());
+    scene::arrive(&client, &packed, &out, LIMIT);
+    assert_eq!(status(&of_client.status)["state"], "ok", "{client}");
+    server.kill(Signal::SIGTERM);
+    assert_eq!(server.finish(LIMIT).code(), 0, "{server}");
+    assert_eq!(status(&of_server.status)["state"], "ended", "{server}");
+    assert_eq!(warnings(&client) + warnings(&server), 0, "{client} {server}");
 }
 
 /// The calls of a server that tells how it does, and of the process that writes it down: none receives.
