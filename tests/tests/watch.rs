@@ -97,7 +97,7 @@ impl Device<'_> {
         let handover = HANDOVER.replace("DIR", &self.dir.display().to_string());
         let text = format!(
             "device_id = \"{}\"\nkey = [\"{key}\"]\nstate = \"state\"\nstatus = \"status.json\"\ninhibit = \"inhibit\"\n\
-             interface = \"eth0\"\npoll = \"1s\"\nlisten = \"3s\"\ntimeout = \"20s\"\nbackoff = \"200ms\"\ntries = 3\n\
+             interface = \"eth0\"\npoll = \"1s\"\nlisten = \"2s\"\ntimeout = \"20s\"\nbackoff = \"200ms\"\ntries = 3\n\
              compatible = [\"board-a\"]\n{all}\n[[watch]]\nname = \"fw\"\nout = \"fw.img\"\nhandover = '''{handover}'''\n\
              {item}\n",
             self.id
@@ -637,11 +637,12 @@ fn names(folder: &Path) -> Vec<String> {
 fn what_is_wrong_is_told_in_one_line() {
     let dir = carousel_tests::lab::Folder::new();
     let packed = scene::pack(dir.path(), 2_000, &[]);
-    let says = |out: std::process::Output, words: &str| {
+    let ends = |out: std::process::Output, code: i32, words: &str| {
         let text = String::from_utf8_lossy(&out.stderr).into_owned();
-        assert_eq!((out.status.code(), text.lines().count()), (Some(2), 1), "{text}");
+        assert_eq!((out.status.code(), text.lines().count()), (Some(code), 1), "{text}");
         assert!(text.contains(words), "{words:?} is not said: {text}");
     };
+    let says = |out, words: &str| ends(out, 2, words);
     for (option, value, words) in [
         ("--rollout", "soon=5%", "2027-01-31T06:00:00Z"),
         ("--rollout", "@2=50%,@1=60%", "after the one before it"),
@@ -664,5 +665,10 @@ fn what_is_wrong_is_told_in_one_line() {
     says(watch(&["--check"]), "client.toml: line 7: unknown field `oout`");
     fs::write(&config, good).unwrap();
     assert!(watch(&["--check"]).status.success());
-    assert!(!dir.path().join("s").exists(), "it only looks");
+    let state = dir.path().join("s");
+    assert!(!state.exists(), "it only looks");
+    // It does not forget what it did because a disk did.
+    fs::create_dir(&state).unwrap();
+    fs::write(state.join("watch-a.json"), "{\"stage\": \"o").unwrap();
+    ends(watch(&[]), 6, "watch-a.json: damaged; remove it");
 }

@@ -66,9 +66,8 @@ pub struct Attempts {
 /// Sequence numbers by the id of the key that vouched for them.
 pub type Marks = BTreeMap<String, u64>;
 
-/// Everything about one item.
+/// Everything about one item. What a newer agent noted besides is not minded.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Record {
     pub stage: Stage,
     pub release: Option<Release>,
