@@ -17,7 +17,7 @@ const MIB: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(60);
 const RATE: &str = "20M";
 /// Long enough to be sure of silence, short enough to wait for.
-const SHORT: [&str; 2] = ["--timeout", "5s"];
+const SHORT: [&str; 2] = ["--timeout", "4s"];
 
 /// What a doctor said, and how it ended.
 struct Said {
@@ -70,8 +70,17 @@ fn client_line(source: &str, port: u16, more: &[&str]) -> Vec<OsString> {
     let port = port.to_string();
     let mut line = args(&[&bins::client(), &"doctor", &"--json", &"--group", &GROUP, &"--port", &port]);
     line.extend(args(&[&"--source", &source]));
+    if !more.contains(&"--rcvbuf") {
+        // What everybody may have: root in a user namespace of its own is not root enough for more.
+        line.extend(args(&[&"--rcvbuf", &most_buffer().min(8 * MIB).to_string()]));
+    }
     line.extend(more.iter().map(OsString::from));
     line
+}
+
+/// The largest receive buffer that the system gives to ordinary users.
+fn most_buffer() -> u64 {
+    fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap().trim().parse().unwrap()
 }
 
 fn client(host: &Host, more: &[&str]) -> Said {
@@ -234,7 +243,7 @@ fn doctor_asks_which_interface_is_meant() {
 fn doctor_names_who_sends_instead() {
     let Some(lab) = Lab::enter("doctor_names_who_sends_instead") else { return };
     let (_s, c, _packed, running) = sending(&lab);
-    let wrong = |source, port| client_line(source, port, &["--interface", "eth0", "--timeout", "5s"]);
+    let wrong = |source, port| client_line(source, port, &["--interface", "eth0", "--timeout", "4s"]);
     for line in [wrong("fd00:6::99", PORT), ordinary(&wrong("fd00:6::99", PORT))] {
         let said = hear(&c, &line);
         assert_eq!(said.code, 5, "{said}");
@@ -280,7 +289,7 @@ fn doctor_tells_the_host_s_firewall_from_the_network() {
     };
     let r = &net.r[0];
     wall(r, "input", "udp dport 5004");
-    let line = client_line(SOURCE, PORT, &["--interface", "eth0", "--timeout", "5s"]);
+    let line = client_line(SOURCE, PORT, &["--interface", "eth0", "--timeout", "4s"]);
     for line in [line.clone(), ordinary(&line)] {
         let said = hear(r, &line);
         assert_eq!((said.code, said.problems()), (5, vec!["signal", "firewall"]), "{said}");
@@ -377,7 +386,7 @@ fn doctor_measures_loss() {
     let Some(lab) = Lab::enter(test) else { return };
     let (_s, c, _packed, running) = sending(&lab);
     c.loss("eth0", Loss::PerMille(100));
-    let said = client(&c, &[]);
+    let said = client(&c, &["--timeout", "6s"]);
     assert_eq!((said.code, said.problems()), (1, vec!["loss"]), "{said}");
     let count = c.loss_count("eth0");
     let measured = said.json["channels"][0]["loss"].as_f64().unwrap();
@@ -403,15 +412,22 @@ fn doctor_looks_at_buffer_key_and_clock() {
     scene::wait_sending(&s, &running);
     let said = server(&s, &packed, &[]);
     assert_eq!((said.code, said.problems()), (1, vec!["clock"]), "{said}");
-    let said = client(&c, &["--key", packed.keys.public.to_str().unwrap()]);
+    let with = |keys: &scene::Keys| client(&c, &["--key", keys.public.to_str().unwrap(), "--timeout", "4s"]);
+    let said = with(&packed.keys);
     assert_eq!((said.code, said.problems()), (1, vec!["clock"]), "{said}");
     let other = scene::keygen(lab.dir(), "other");
-    let said = client(&c, &["--key", other.public.to_str().unwrap()]);
+    let said = with(&other);
     assert_eq!((said.code, said.problems()), (1, vec!["manifest"]), "{said}");
 
-    let most = fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap().trim().parse::<u64>().unwrap();
-    let asked = (4 * most).to_string();
-    let said = hear(&c, &ordinary(&client_line(SOURCE, PORT, &["--interface", "eth0", "--rcvbuf", &asked])));
+    let asked = (4 * most_buffer()).to_string();
+    let said = hear(
+        &c,
+        &ordinary(&client_line(
+            SOURCE,
+            PORT,
+            &["--interface", "eth0", "--rcvbuf", &asked, "--timeout", "4s"],
+        )),
+    );
     assert_eq!(said.at("note"), ["querier", "receive-buffer"], "{said}");
     assert!(said.about("receive-buffer").contains("net.core.rmem_max="), "{said}");
     assert_eq!(said.json["saw_before_firewall"], false, "{said}");
@@ -438,7 +454,7 @@ fn doctor_looks_names_up() {
         line.extend(more.iter().map(OsString::from));
         hear(&c, &line)
     };
-    let said = ask("example.test", &[]);
+    let said = ask("example.test", &SHORT);
     assert_eq!((said.code, said.problems()), (0, vec![]), "{said}");
     assert!(said.about("dns").contains("2 sources, 1 of them spares"), "{said}");
     let said = ask("nobody.example.test", &[]);
