@@ -48,7 +48,7 @@ impl Arguments {
 pub enum Command {
     /// Make a key pair: PREFIX.key (secret) and PREFIX.pub, in minisign's formats
     Keygen(Keygen),
-    /// Pack a file into a bundle: blocks, repair symbols, hashes, signed manifest, in sending order
+    /// Pack a file or a folder into a bundle: blocks, repair symbols, hashes, signed manifest, in sending order
     Pack(Pack),
     /// Put a signature that minisign made elsewhere into an unsigned bundle
     Seal(Seal),

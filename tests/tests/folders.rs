@@ -761,6 +761,58 @@ fn it_needs_hardly_more_room_than_the_object() {
     }
 }
 
+/// A file system of its own, copied block by block in the middle of the unpacking: what only the kernel had is gone,
+/// as when the power goes. The next client finds that.
+#[test]
+fn after_a_power_cut_the_folder_is_exact() {
+    let test = "after_a_power_cut_the_folder_is_exact";
+    if !lab::have("mkfs.ext4") {
+        return lab::skip(test, "the program mkfs.ext4 is missing");
+    }
+    let Some(lab) = Lab::enter(test) else { return };
+    let (s, c) = scene::pair(&lab);
+    let tree = lab.fresh_dir("tree");
+    mixed(&tree, 70);
+    crowd(&tree.join("crowd"), 400, 30_000, 70);
+    let packed = pack(lab.dir(), &tree, &["--name", "got", "--block-size", "256KiB"]);
+    let _server = serve(&s, &packed, "100M");
+    let (mut resumed, mut damaged) = (0, 0);
+    for cut in 0..6 {
+        let (folder, copy) = (lab.fresh_dir("disk"), lab.fresh_dir("copy"));
+        let script = format!(
+            "truncate -s 96M {image} && mkfs.ext4 -q -F -m 0 {image} && mount -o loop {image} \"$0\" || exit 99
+             \"$@\" & client=$!
+             for i in $(seq 6000); do [ -e \"$0/.got.carousel-table\" -o -e \"$0/got\" ] && break; sleep 0.01; done
+             sleep 0.{cut}
+             kill -STOP $client; cp {image} {image}.cut; kill -KILL $client; wait $client
+             umount \"$0\" && mount -o loop {image}.cut \"$0\" || exit 98
+             echo; echo power cut; \"$@\"; code=$?
+             cp -a \"$0/got/.\" {copy}; ls -A \"$0\" >&2; umount \"$0\"; rm {image} {image}.cut; exit $code",
+            image = lab.file("image").display(),
+            copy = copy.display(),
+        );
+        let words: [&dyn AsOsString; 6] = [&"unshare", &"-m", &"sh", &"-c", &script, &folder];
+        let mut line = args(&words);
+        line.extend(scene::get_line(&[SOURCE], &packed, &folder.join("got"), &["-T", "--force"]));
+        let client = c.spawn(&line);
+        if client.finish(LIMIT).code() == 99 {
+            return lab::skip(test, &format!("no loop mount: {}", client.stderr().trim()));
+        }
+        arrive(&client, &packed);
+        assert_same(&tree, &copy);
+        assert!(client.stderr().ends_with("got\nlost+found\n"), "{client}");
+        let after = client.stdout();
+        let after = after.rsplit("power cut").next().unwrap_or_default();
+        resumed += usize::from(after.contains("\"resumed\""));
+        damaged += usize::from(client.stderr().contains("had unpacked is damaged"));
+    }
+    figures::row(
+        "power cuts while it unpacks",
+        &[("cuts", &6), ("of which the next client went on", &resumed), ("found damage", &damaged)],
+    );
+    assert!(resumed > 0);
+}
+
 // --- hostile tables ----------------------------------------------------------------------------------------------
 
 fn head(major: u8, number: u64) -> Vec<u8> {
