@@ -110,6 +110,8 @@ impl Machine {
             mount -o remount,bind,ro proc/sys
             for place in run tmp; do mount -t tmpfs -o mode=1777 tmpfs $place; done
             chmod 755 run
+            # Container images have dpkg leave out manuals.
+            rm -f etc/dpkg/dpkg.cfg.d/*
             mkdir -p mnt; mount --bind \"$lab\" mnt
             : >\"$lab/ready\"
             exec sleep infinity";
