@@ -41,6 +41,11 @@ fn cargo_deb() -> Option<PathBuf> {
 
 /// Enters the lab if packages can be built and installed here; otherwise says that the test is skipped.
 fn enter(test: &str) -> Option<Lab> {
+    // A user namespace made by an ordinary user has one user in it; packages have more.
+    if nix::unistd::geteuid().as_raw() != 0 || fs::metadata("/").unwrap().uid() != 0 {
+        lab::skip(test, "only root can make a copy of this machine in which there are other users");
+        return None;
+    }
     if cargo_deb().is_none() {
         lab::skip(
             test,
@@ -58,11 +63,6 @@ fn enter(test: &str) -> Option<Lab> {
     ];
     if let Some((tool, package)) = tools.into_iter().find(|(tool, _)| !have(tool)) {
         lab::skip(test, &format!("the program {tool} is missing: {package}"));
-        return None;
-    }
-    // A user namespace made by an ordinary user has one user in it; packages have more.
-    if nix::unistd::geteuid().as_raw() != 0 || fs::metadata("/").unwrap().uid() != 0 {
-        lab::skip(test, "only root can make a copy of this machine in which there are other users");
         return None;
     }
     Lab::enter(test)
@@ -110,6 +110,8 @@ impl Machine {
             mount -o remount,bind,ro proc/sys
             for place in run tmp; do mount -t tmpfs -o mode=1777 tmpfs $place; done
             chmod 755 run
+            # Container images have dpkg leave out manuals.
+            rm -f etc/dpkg/dpkg.cfg.d/*
             mkdir -p mnt; mount --bind \"$lab\" mnt
             : >\"$lab/ready\"
             exec sleep infinity";
@@ -334,13 +336,22 @@ fn check_each(test: &str, machine: &Machine, s: &Host, tool: &str, files: &[Stri
     assert!(said.is_empty(), "{command}: {said}");
 }
 
+/// The names of the problems that a doctor found.
+fn problems(said: &Output) -> Vec<String> {
+    let json: serde_json::Value =
+        serde_json::from_str(&said.stdout).unwrap_or_else(|e| panic!("{e}: {}{}", said.stdout, said.stderr));
+    let findings = json["findings"].as_array().unwrap_or_else(|| panic!("{json}"));
+    let bad = findings.iter().filter(|finding| finding["level"] == "problem");
+    bad.map(|finding| finding["id"].to_string()).collect()
+}
+
 /// The programs as installed, by the lines of their units.
 fn runs(lab: &Lab, machine: &Machine, s: &Host, c: &Host) {
     let shell = |script: &str| machine.shell(s, script);
     let can_say = shell("carousel-server run --help").contains(" --status ");
     let says = if can_say { "status = \"/run/carousel-server/status.json\"\n" } else { "" };
     shell(&format!(
-        "(printf '{says}'; cat /usr/share/carousel-server/server.toml) >/etc/carousel/server.toml"
+        "(printf '{says}'; sed s/2001:db8:1::a/{SOURCE}/ /usr/share/carousel-server/server.toml) >/etc/carousel/server.toml"
     ));
     let packed = scene::pack(&lab.fresh_dir("maps"), 1 << 20, &[]);
     let bundle = packed.bundle.strip_prefix(lab.dir()).unwrap().display();
@@ -380,6 +391,17 @@ fn runs(lab: &Lab, machine: &Machine, s: &Host, c: &Host) {
     assert_eq!(client.finish(LIMIT).code(), 0, "{client}");
     shell(&format!("cp /var/lib/{state}/maps /mnt/got"));
     assert_eq!(object::digest(&lab.file("got")).unwrap(), packed.digest);
+
+    // The doctors, as far as these programs have them. A cable has no querier, and says so.
+    if shell("carousel-client --help").contains("\n  doctor ") {
+        let here = "carousel-server doctor --config /etc/carousel/server.toml --json";
+        assert_eq!(problems(&machine.run(s, here)), [""; 0]);
+        let there = format!(
+            "carousel-client doctor --source {SOURCE} --group ff3e::8000:2 --port 5004 --interface eth0 \
+             --key /etc/carousel/release.pub --timeout 5s --json"
+        );
+        assert_eq!(problems(&machine.run(c, &there)), [""; 0]);
+    }
 
     // The agent by its example, which names releases that nobody sends here: it says so in its status, and waits.
     shell("cp /usr/share/carousel-client/client.toml /etc/carousel/");
