@@ -212,7 +212,7 @@ impl Staging {
             check(stop)?;
             let from = len.saturating_sub(portion).max(down_to);
             for run in table.runs_in(from..len) {
-                tree.copy(&file, run, &table.entries()[run.entry])?;
+                tree.copy(file, run, &table.entries()[run.entry])?;
             }
             tree.sync()?;
             file.set_len(from).map_err(|e| Failure::writing(self.work.path(), &e))?;
@@ -269,7 +269,7 @@ impl Staging {
         };
         for run in table.runs() {
             let here = len.clamp(run.start, run.end()) - run.start;
-            hash(&work, run.start, here)?;
+            hash(work, run.start, here)?;
             if here < run.len {
                 let file = tree.file(&table.entries()[run.entry], OFlag::O_RDONLY)?;
                 hash(&file, run.offset + here, run.len - here)?;
