@@ -529,6 +529,56 @@ fn doctor_of_the_server_reads_its_configuration() {
     drop(c);
 }
 
+/// It listens as root to whoever sends: it has given up what that could be good for, and ends in time whatever comes.
+#[test]
+fn doctor_withstands_a_flood() {
+    let Some(lab) = Lab::enter("doctor_withstands_a_flood") else { return };
+    let (s, x, c) = (lab.host("s"), lab.host("x"), lab.host("c"));
+    let own = "fd00:6::66";
+    lab.lan(&[(&s, "fd00:6::1/64"), (&x, "fd00:6::66/64"), (&c, "fd00:6::10/64")], 1280);
+    let packed = scene::pack(lab.dir(), MIB, &[]);
+    let running = scene::serve(&s, &packed, RATE, &[]);
+    scene::wait_sending(&s, &running);
+    let forger = x.spawn(&[
+        env!("CARGO_BIN_EXE_forger"),
+        "--interface=eth0",
+        &format!("--source={SOURCE}"),
+        &format!("--own={own}"),
+        &format!("--group={GROUP}"),
+        &format!("--port={PORT}"),
+        "--lie=contents",
+        "--rate=200e6",
+    ]);
+    until("the forger to know its templates", LIMIT, || {
+        assert!(forger.is_alive(), "{forger}");
+        forger.stdout().contains("READY")
+    });
+    let mut line = client_line(SOURCE, PORT, &["--interface", "eth0", "--timeout", "4s"]);
+    let at = line.iter().position(|word| word == "--source").unwrap();
+    line.drain(at..at + 2);
+    let doctor = c.spawn(&line);
+    until("the doctor to join", LIMIT, || {
+        let group = format!("{:032x}", u128::from(GROUP.parse::<Ipv6Addr>().unwrap()));
+        c.within(|| fs::read_to_string("/proc/thread-self/net/igmp6")).unwrap().contains(&group)
+    });
+    let status = fs::read_to_string(format!("/proc/{}/status", doctor.pid())).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("no {name} in {status}")).trim().to_owned()
+    };
+    assert_eq!((field("Seccomp"), field("NoNewPrivs")), ("2".into(), "1".into()));
+    let capabilities = u64::from_str_radix(&field("CapPrm"), 16).unwrap();
+    // CAP_NET_BIND_SERVICE (10) and CAP_NET_ADMIN (12), for receive buffers; not CAP_NET_RAW (13).
+    assert_eq!(capabilities & !(1 << 10 | 1 << 12), 0, "{capabilities:x}");
+    let exit = doctor.finish(LIMIT);
+    let json: Value = serde_json::from_str(&doctor.stdout()).unwrap_or_else(|e| panic!("{e}: {doctor}"));
+    let heard: Vec<&str> =
+        json["channels"].as_array().unwrap().iter().map(|v| v["source"].as_str().unwrap()).collect();
+    assert!(heard.contains(&own) && heard.contains(&SOURCE), "{json:#}");
+    assert!(exit.seconds < 20.0 && exit.peak_rss <= 32 * MIB, "{exit:?}");
+    assert!(forger.is_alive() && running.is_alive(), "{forger}");
+}
+
 #[test]
 fn doctors_refuse_wrong_command_lines() {
     let refused = |program: &std::path::Path, words: &[&str]| {

@@ -133,7 +133,8 @@ impl Facts {
             servers,
             has_own_phase,
             now: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs()),
-            open_files: getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft),
+            #[allow(clippy::unnecessary_cast)] // on a 32-bit machine the number is shorter
+            open_files: getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft as u64),
             landlock: landlock(),
             has_seccomp: fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail")
                 .is_ok_and(|actions| actions.split_ascii_whitespace().any(|word| word == "kill_process")),
