@@ -263,17 +263,39 @@ dependencies() {
   fi
 }
 
+# Tests that wait more than they work, and that measure nothing which a neighbour could spoil: three rows of them side by
+# side, after all others.
+patient=("watch" "doctor trust deploy packages" "metrics documents handover")
+
 tests_code=0
 run_tests() {
-  if [ $# -eq 0 ]; then rm -f "$figures"; fi
-  local harness=()
+  local cargo=(cargo test --profile lab --workspace --no-fail-fast "${locked[@]}") harness=()
   if [ -n "$keep" ]; then
     export CAROUSEL_LAB_KEEP=1
     harness=(--nocapture --test-threads=1)
   fi
-  # set -o pipefail: the code is cargo's. The summary comes first, then the end.
-  cargo test --profile lab --workspace --no-fail-fast "${locked[@]}" -- "${harness[@]}" "$@" 2>&1 |
-    tee "$work/tests" || tests_code=$?
+  if [ $# -gt 0 ]; then
+    # set -o pipefail: the code is cargo's. The summary comes first, then the end.
+    "${cargo[@]}" -- "${harness[@]}" "$@" 2>&1 | tee "$work/tests" || tests_code=$?
+    return
+  fi
+  rm -f "$figures"
+  local file name row busy=(--lib --bins)
+  for file in tests/tests/*.rs; do
+    name=$(basename "$file" .rs)
+    case " ${patient[*]} " in *" $name "*) ;; *) busy+=(--test "$name") ;; esac
+  done
+  { "${cargo[@]}" "${busy[@]}" && "${cargo[@]}" --doc; } 2>&1 | tee "$work/tests" || tests_code=$?
+  local rows=()
+  for row in "${!patient[@]}"; do
+    # shellcheck disable=SC2086 # a list of words
+    "${cargo[@]}" $(printf ' --test %s' ${patient[$row]}) >"$work/tests.$row" 2>&1 &
+    rows+=($!)
+  done
+  for row in "${!rows[@]}"; do
+    wait "${rows[$row]}" || tests_code=$?
+    tee -a "$work/tests" <"$work/tests.$row"
+  done
 }
 
 # What the tests measured. Of a few tests, the file also has what others measured before: only its path is said.
