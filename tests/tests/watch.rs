@@ -293,6 +293,37 @@ fn an_announce_channel_is_looked_at_and_the_data_taken_elsewhere() {
 }
 
 #[test]
+fn a_folder_is_swapped_in_for_the_one_before() {
+    let Some(s) = Scene::enter("a_folder_is_swapped_in_for_the_one_before") else { return };
+    let release = |seq: u64| {
+        let folder = s.lab.fresh_dir("release");
+        let mut packed = scene::unpacked(&folder, 1);
+        packed.keys = s.keys.clone();
+        packed.object = folder.join("tree");
+        fs::create_dir(&packed.object).unwrap();
+        fs::write(packed.object.join("number"), seq.to_string()).unwrap();
+        fs::write(packed.object.join(format!("only-{seq}")), vec![7; 50_000]).unwrap();
+        let out =
+            bins::run_line(&scene::pack_line(&packed, &["--name", "fw.img", "--seq", &seq.to_string()]));
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        packed
+    };
+    let d = s.device("device");
+    d.configure("", &fixed());
+    let server = s.serve(&release(1), &[]);
+    let agent = d.start();
+    d.reach(&agent, "ok", 1);
+    drop(server);
+    let _server = s.serve(&release(2), &[]);
+    d.reach(&agent, "ok", 2);
+    assert_eq!(fs::read_to_string(d.out().join("number")).unwrap(), "2");
+    let mut there = names(&d.out());
+    there.sort();
+    assert_eq!(there, ["number", "only-2"]);
+    assert_eq!(d.handed(), [1, 2]);
+}
+
+#[test]
 fn only_what_is_for_this_kind_of_device_is_taken() {
     let Some(s) = Scene::enter("only_what_is_for_this_kind_of_device_is_taken") else { return };
     let d = s.device("device");

@@ -62,6 +62,9 @@ pub fn get(program: &Path, config: &Config, item: &Item, record: &Record, look: 
         command.arg("--keys").arg(keys);
     }
     command.arg("--state").arg(&config.state).arg("--out").arg(&item.out);
+    // The object's own name, also where the folder of the release before is.
+    let is_place = item.out.as_os_str().as_encoded_bytes().ends_with(b"/");
+    command.args((!is_place).then_some("--no-target-directory"));
     if config.require_heartbeat {
         command.arg("--require-heartbeat");
     }
