@@ -530,8 +530,9 @@ fn it_goes_on_where_the_power_went_in_every_state() {
     d.configure("", &confirm);
     d.touch("hang");
     let agent = d.start();
-    until("the command to run", LIMIT, || d.file("hanging").exists());
-    let pid = fs::read_to_string(d.file("hanging")).unwrap();
+    let pid = || fs::read_to_string(d.file("hanging")).unwrap_or_default();
+    until("the command to run", LIMIT, || pid().ends_with('\n'));
+    let pid = pid();
     d.cut(&agent);
     let gone = || {
         let state = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
