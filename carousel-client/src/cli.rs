@@ -102,10 +102,12 @@ pub struct Discover {
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Each finding is a line: ok, note or problem, what it is about, what was found, and what to do. The names are explained in
-docs/doctor.md. As root it also sees what this host's firewall drops. It sends nothing but its joins.
+Each finding is a line: ok, note or problem, what it is about, what was found, and what to do. The
+names are explained in docs/doctor.md. As root it also sees what this host's firewall drops. It sends
+nothing but its joins.
 
-Exit codes: 0 nothing is wrong, 1 something is, 2 usage, or DNS knows nothing, 5 nothing arrives, 75 DNS does not answer.
+Exit codes: 0 nothing is wrong, 1 something is, 2 usage, or DNS knows nothing, 3 DNSSEC says that it
+is false, 5 nothing arrives, 75 DNS does not answer.
 
 Examples:
   carousel-client doctor example.net --key release.pub

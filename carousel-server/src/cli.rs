@@ -331,13 +331,13 @@ pub struct Run {
 /// Find out what keeps a server from sending, or clients from hearing it. Sends nothing
 #[derive(Args, Debug)]
 #[command(after_help = "\
-It takes the command line of `run`. Each finding is a line: ok, note or problem, what it is about, what was found, and
-what to do. The names are explained in docs/doctor.md.
+It takes the command line of `run`. Each finding is a line: ok, note or problem, what it is about,
+what was found, and what to do. The names are explained in docs/doctor.md.
 
 Exit codes: 0 nothing is wrong, 1 something is, 2 usage.
 
 Examples:
-  carousel-server doctor firmware.carousel --group ff3e::8000:1 --port 5004 --interface eth0 --rate 20M
+  carousel-server doctor firmware.carousel --group ff3e::8000:1 --port 5004 --interface eth0
   carousel-server doctor --config server.toml --json")]
 pub struct Doctor {
     /// One JSON object on stdout

@@ -529,6 +529,55 @@ fn doctor_of_the_server_reads_its_configuration() {
     drop(c);
 }
 
+/// The same line where `/sys` shows this host's devices, not those of the machine outside.
+fn with_sysfs(line: &[OsString]) -> Vec<OsString> {
+    let mut whole =
+        args(&[&"unshare", &"-m", &"sh", &"-c", &"mount -t sysfs sysfs /sys && exec \"$@\"", &"sh"]);
+    whole.extend_from_slice(line);
+    whole
+}
+
+#[test]
+fn doctors_read_what_the_device_says() {
+    let Some(lab) = Lab::enter("doctors_read_what_the_device_says") else { return };
+    let (s, c, packed, running) = sending(&lab);
+    let ask_server = |rate: &str| {
+        let mut line = scene::serve_line(&packed, rate, &["--json"]);
+        line[1] = "doctor".into();
+        hear(&s, &with_sysfs(&line))
+    };
+    let said = ask_server(RATE);
+    assert_eq!((said.code, said.problems()), (0, vec![]), "{said}");
+    assert!(said.about("rate").contains("which carries 10.00 Gbit/s"), "{said}");
+    s.ip("link set eth0 txqueuelen 1");
+    let said = ask_server(RATE);
+    assert!(said.at("note").contains(&"send-queue"), "{said}");
+    let said = ask_server("9.5G");
+    assert!(said.problems().contains(&"rate"), "{said}");
+
+    let ask = |interface: &str| {
+        let line = client_line(SOURCE, PORT, &["--interface", interface, "--timeout", "4s"]);
+        hear(&c, &with_sysfs(&line))
+    };
+    let said = ask("eth0");
+    assert_eq!((said.code, said.problems(), said.at("note")), (0, vec![], vec!["querier"]), "{said}");
+    c.ip("link add br0 mtu 1280 type bridge forward_delay 0");
+    c.ip("link set br0 up");
+    c.ip("link set eth0 master br0");
+    until("the bridge's address", LIMIT, || {
+        c.ip("-o addr show dev br0 scope link -tentative").contains("fe80::")
+    });
+    let said = ask("eth0");
+    assert!(said.problems().contains(&"bridge") && said.about("bridge").contains("use br0"), "{said}");
+    let said = ask("br0");
+    assert_eq!((said.code, said.problems()), (0, vec![]), "{said}");
+    assert!(said.at("note").contains(&"bridge"), "{said}");
+    c.ip("link set br0 type bridge mcast_querier 1 mcast_mld_version 2");
+    let said = ask("br0");
+    assert!(!said.at("note").contains(&"bridge"), "{said}");
+    assert!(running.is_alive(), "{running}");
+}
+
 /// It listens as root to whoever sends: it has given up what that could be good for, and ends in time whatever comes.
 #[test]
 fn doctor_withstands_a_flood() {
