@@ -813,7 +813,8 @@ fn after_a_power_cut_the_folder_is_exact() {
         "power cuts while it unpacks",
         &[("cuts", &6), ("of which the next client went on", &resumed), ("found damage", &damaged)],
     );
-    assert!(resumed > 0);
+    // Without the waiting it is half of them. The copy is not made in one moment: one may be torn.
+    assert!(resumed > 0 && damaged <= 1, "{resumed} went on, {damaged} found damage");
 }
 
 // --- hostile tables ----------------------------------------------------------------------------------------------
