@@ -1,18 +1,21 @@
 //! carousel-client: takes a file from a carousel, from any moment on, and never sends a packet to it.
 //!
 //! [`discovery`] asks DNS what there is, [`tuner`] decides which of it is joined. Wire to disk: [`ssm`] joins and
-//! [`receive`] waits for batches of packets; `carousel_proto` parses and judges them; [`get`] does what its receiver
+//! [`receive`] waits for batches of packets; `carousel_proto` parses and judges them; [`engine`] does what its receiver
 //! says: [`writer`] puts symbols into the work file, [`decode`] completes the blocks, both in [`places`] in a file or on
 //! a [`device`]; [`folder`] takes a whole folder apart; [`report`] tells people and programs, [`status`] those who look at
 //! files that [`publish`] writes. One loop, one direction. All of it in a [`sandbox`], but for the
 //! command at the end, which has a process of its own: [`hook`]. The agent, [`watch`], stands beside all that: it starts
 //! this program for each transfer and reads what it says. [`doctor`] listens instead, and says what is wrong.
 
+mod belief;
+mod clock;
 mod decode;
 mod device;
 #[cfg(feature = "dns")]
 mod discovery;
 mod doctor;
+mod engine;
 mod folder;
 mod get;
 mod hook;
@@ -26,6 +29,7 @@ mod sandbox;
 mod ssm;
 mod state;
 mod status;
+mod target;
 mod thread;
 mod tuner;
 #[cfg(feature = "watch")]

@@ -9,8 +9,10 @@ mod listen;
 mod meter;
 mod tap;
 
+use crate::belief::read_key;
 use crate::cli;
-use crate::get::{DNS_PORT, read_key, unix_time};
+use crate::clock::unix_time;
+use crate::get::DNS_PORT;
 use crate::interface;
 use crate::sandbox::{self, Dns};
 use carousel_doctor::link::number;

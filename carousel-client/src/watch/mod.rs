@@ -16,6 +16,7 @@ mod status;
 mod window;
 
 use crate::cli;
+use crate::clock::unix_time;
 use crate::state::State;
 use agent::{Action, Agent, Ended, Now};
 use carousel_proto::authority::{Marks, Memory};
@@ -39,7 +40,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// Warnings of transfers that are told once each.
 const TOLD: usize = 32;
@@ -488,9 +489,4 @@ fn check(release: &Release) -> Result<(), String> {
         Ok(false) => Err(format!("{path}: is not what was received any more")),
         Err(error) => Err(format!("{path}: {}", plain(&error))),
     }
-}
-
-/// Seconds since 1970.
-fn unix_time() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs())
 }
