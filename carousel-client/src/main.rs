@@ -1,6 +1,7 @@
 //! carousel-client: takes a file from a carousel, from any moment on, and never sends a packet to it.
 //!
-//! [`discovery`] asks DNS what there is, [`tuner`] decides which of it is joined. Wire to disk: [`ssm`] joins and
+//! [`get`] sets up: [`belief`] says whom to believe, [`target`] where the object goes, [`discovery`] asks DNS what there
+//! is, [`tuner`] decides which of it is joined. Wire to disk: [`ssm`] joins and
 //! [`receive`] waits for batches of packets; `carousel_proto` parses and judges them; [`engine`] does what its receiver
 //! says: [`writer`] puts symbols into the work file, [`decode`] completes the blocks, both in [`places`] in a file or on
 //! a [`device`]; [`folder`] takes a whole folder apart; [`report`] tells people and programs, [`status`] those who look at
