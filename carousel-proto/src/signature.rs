@@ -101,7 +101,8 @@ impl Signature {
         let b = from_base64(lines.next()?)?.try_into().ok()?;
         let (id, a) = first.strip_prefix(b"ED")?.split_at_checked(8)?;
         let signature = Self { id: KeyId::new(id.try_into().ok()?), a: a.try_into().ok()?, b, comment };
-        (signature.comment.len() <= 255).then_some(signature)
+        // One carriage return at its end belonged to the line; another one would make another text of it.
+        (signature.comment.len() <= 255 && !signature.comment.contains('\r')).then_some(signature)
     }
 
     /// The text that `minisign -V` reads.
