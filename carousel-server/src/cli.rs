@@ -103,7 +103,7 @@ pub struct Pack {
     #[arg(long)]
     pub compatible: Vec<String>,
     /// Last day on which a client starts with it, as YYYY-MM-DD (UTC), or @SECONDS since 1970
-    #[arg(long, value_parser = parse_moment)]
+    #[arg(long, value_parser = parse_last_moment)]
     pub expires: Option<u64>,
     /// From a moment on, this share of the devices may begin: 2027-01-31T06:00:00Z=5%. May be repeated, or be a list
     /// with commas; shares grow
@@ -202,7 +202,7 @@ pub struct KeysCreate {
     #[arg(long, value_name = "NAME=SEQ", value_parser = parse_floor)]
     pub least: Vec<(String, u64)>,
     /// Last day on which devices begin anything under it, as YYYY-MM-DD (UTC), or @SECONDS since 1970
-    #[arg(long, value_parser = parse_moment)]
+    #[arg(long, value_parser = parse_last_moment)]
     pub expires: Option<u64>,
     /// When it was made, as for --expires [default: SOURCE_DATE_EPOCH, else now]
     #[arg(long, value_parser = parse_moment)]
@@ -466,6 +466,12 @@ fn parse_moment(text: &str) -> Result<u64, String> {
     }
 }
 
+/// The same, but a day without a time means its last second: it counts.
+fn parse_last_moment(text: &str) -> Result<u64, String> {
+    let is_day = !text.starts_with('@') && !text.contains(['T', 't', ' ']);
+    parse_moment(text).map(|moment| if is_day { moment + 86_399 } else { moment })
+}
+
 /// `HH:MM`, `HH:MM:SS`, and behind it `Z` or an offset from UTC: seconds since 0:00 UTC.
 fn seconds_of_day(text: &str) -> Option<i64> {
     let two = |text: &str, limit: i64| {
@@ -514,6 +520,9 @@ mod tests {
         assert_eq!(parse_moment("1970-01-01"), Ok(0));
         assert_eq!(parse_moment("2000-03-01"), Ok(951_868_800));
         assert_eq!(parse_moment("@17"), Ok(17));
+        assert_eq!(parse_last_moment("2000-03-01"), Ok(951_868_800 + 86_399));
+        assert_eq!(parse_last_moment("2000-03-01T01:02Z"), Ok(951_868_800 + 3_720));
+        assert_eq!(parse_last_moment("@17"), Ok(17));
         assert!(parse_moment("2000-13-01").is_err() && parse_moment("soon").is_err());
         assert_eq!(parse_moment("2000-03-01T01:02:03Z"), Ok(951_868_800 + 3_723));
         assert_eq!(parse_moment("2000-03-01T01:02Z"), Ok(951_868_800 + 3_720));

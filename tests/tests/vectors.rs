@@ -1020,7 +1020,7 @@ const PACK: [&str; 18] = [
     "--created",
     "@1800000000",
     "--expires",
-    "2030-01-01",
+    "2030-01-01T00:00Z",
     "--compatible",
     "board-a",
     "--compatible",
@@ -1079,7 +1079,7 @@ fn make_keys(out: &Path) {
             &"--created",
             &"@1800000000",
             &"--expires",
-            &"2030-01-01",
+            &"2030-01-01T00:00Z",
             &"--force",
         ],
     );
