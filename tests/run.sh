@@ -263,9 +263,9 @@ dependencies() {
   fi
 }
 
-# Tests that wait more than they work, and that measure nothing which a neighbour could spoil: three rows of them side by
-# side, after all others.
-patient=("watch" "doctor trust deploy packages" "metrics documents handover")
+# Tests that wait more than they work, or measure nothing which a neighbour could spoil: four rows of them side by side,
+# after all others.
+patient=("watch" "doctor trust deploy packages" "metrics documents handover" "folders crash resume device")
 
 tests_code=0
 run_tests() {
