@@ -8,16 +8,19 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-/// The end of a program waits so long for the last contents to be written.
+/// Who must know that contents are written waits so long for it.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// What the files shall contain, in their order.
 pub type Contents = Vec<String>;
 
+/// Contents, and whom to tell when they are written.
+type Order = (Contents, Option<Sender<()>>);
+
 /// The files and who writes them.
 pub struct Publisher {
     files: Vec<Published>,
-    thread: Option<(Sender<Contents>, Receiver<()>)>,
+    thread: Option<(Sender<Order>, Receiver<()>)>,
 }
 
 impl Publisher {
@@ -32,13 +35,14 @@ impl Publisher {
         if self.files.is_empty() {
             return Ok(());
         }
-        let (sender, inbox) = bounded::<Contents>(1);
+        let (sender, inbox) = bounded::<Order>(1);
         let (alive, ended) = bounded(0);
         let mut files = self.files.clone();
         std::thread::Builder::new().spawn(move || {
             let _alive: Sender<()> = alive;
-            for contents in inbox {
+            for (contents, tell) in inbox {
                 write_all(&mut files, &contents);
+                drop(tell); // which ends the waiting
             }
         })?;
         self.thread = Some((sender, ended));
@@ -48,15 +52,24 @@ impl Publisher {
     /// Has them written. If the ones before are not written yet, these never are.
     pub fn publish(&mut self, contents: Contents) {
         match &self.thread {
-            Some((sender, _)) => drop(sender.try_send(contents)),
+            Some((sender, _)) => drop(sender.try_send((contents, None))),
             None => write_all(&mut self.files, &contents),
+        }
+    }
+
+    /// Has them written and waits for it, but not for ever: somebody is about to look.
+    pub fn settle(&mut self, contents: Contents) {
+        let Some((sender, _)) = &self.thread else { return write_all(&mut self.files, &contents) };
+        let (tell, told) = bounded(0);
+        if sender.send_timeout((contents, Some(tell)), LAST_WAIT).is_ok() {
+            let _ = told.recv_timeout(LAST_WAIT); // an error in any case: that it is done, or that the disk hangs
         }
     }
 
     /// The last ones, which are waited for, but not for ever.
     pub fn finish(&mut self, contents: Contents) {
         let Some((sender, ended)) = self.thread.take() else { return write_all(&mut self.files, &contents) };
-        let _ = sender.send_timeout(contents, LAST_WAIT);
+        let _ = sender.send_timeout((contents, None), LAST_WAIT);
         drop(sender);
         let _ = ended.recv_timeout(LAST_WAIT); // an error in any case: that the thread has ended, or that it hangs
     }

@@ -232,11 +232,14 @@ impl Status {
         self.publish();
     }
 
-    /// The object has its name.
+    /// The object has its name. When this returns, whoever is told so finds it in the files.
     pub fn verified(&mut self, path: &Path) {
         self.path = Some(path.to_owned());
         self.state = State::Verified;
-        self.publish();
+        let contents = self.contents();
+        if let Some(publisher) = &mut self.publisher {
+            publisher.settle(contents);
+        }
     }
 
     /// The program ends.
