@@ -376,7 +376,7 @@ fn bursts_are_those_of_the_wire() {
             // What the wire still held when the object was complete never came.
             let others = number - value("bucket", &[("le", "1")]);
             assert!(
-                others <= if delay_up_to.is_zero() { 0.0 } else { 5.0 },
+                others <= if delay_up_to.is_zero() { 0.0 } else { 0.05 * number },
                 "{name}: {others} longer than one"
             );
         } else {
