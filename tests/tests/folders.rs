@@ -454,19 +454,26 @@ fn killed_at_any_moment_the_folder_still_arrives() {
     }
     figures::row("SIGKILL at random moments", &[("kills", &killed.0), ("while unpacking", &killed.1)]);
     // What was staged is not believed: one wrong byte, and all of it comes anew.
-    let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
-    until("the unpacking to begin", LIMIT, || note.exists());
-    client.kill(Signal::SIGKILL);
-    client.finish(LIMIT);
-    if !out.exists() {
-        let part = File::options().read(true).write(true).open(folder.join(".got.carousel-part")).unwrap();
+    // The first cut is waited for: before it the note may be half written, and the object still be whole.
+    let part = folder.join(".got.carousel-part");
+    let is_cut = || note.exists() && fs::metadata(&part).is_ok_and(|part| part.len() < packed.size);
+    let damaged = (0..20).any(|_| {
+        fs::remove_dir_all(&folder).unwrap();
+        fs::create_dir(&folder).unwrap();
+        let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
+        until("the unpacking to begin", LIMIT, || is_cut() || !client.is_alive());
+        client.kill(Signal::SIGKILL);
+        client.finish(LIMIT);
+        let Ok(part) = File::options().read(true).write(true).open(&part) else { return false };
         let mut byte = [0];
         part.read_exact_at(&mut byte, 1000).unwrap();
         part.write_all_at(&[byte[0] ^ 1], 1000).unwrap();
-        let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
-        arrive(&client, &packed);
-        assert!(client.stderr().contains("had unpacked is damaged"), "{client}");
-    }
+        !out.exists()
+    });
+    assert!(damaged, "every client was done before it could be killed");
+    let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
+    arrive(&client, &packed);
+    assert!(client.stderr().contains("had unpacked is damaged"), "{client}");
     assert_same(&tree, &out);
     assert_eq!(contents(&folder), ["got"]);
 }
