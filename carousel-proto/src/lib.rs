@@ -19,6 +19,7 @@ pub mod geometry;
 pub mod heartbeat;
 pub mod journal;
 pub mod keys;
+mod lanes;
 pub mod manifest;
 pub mod outcome;
 pub mod pacer;

@@ -12,6 +12,7 @@
 //! its blocks, so a block that was decoded from symbols whose page was lost is still judged, with 256 bits.
 
 use crate::geometry::{Geometry, Sbn};
+use crate::lanes::keyed_hashes;
 use crate::wire::{RECORD_HEADER_LEN, Slot};
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
@@ -31,6 +32,8 @@ const LEAF_KEY: &[u8; 32] = b"carousel v1 symbol leaf         ";
 const PAGE_KEY: &[u8; 32] = b"carousel v1 hash page           ";
 const NODE_KEY: &[u8; 32] = b"carousel v1 tree node           ";
 
+pub use crate::lanes::LANES;
+
 /// Hash of one slot.
 pub type Leaf = [u8; LEAF_LEN];
 /// A node of the hash tree.
@@ -42,25 +45,30 @@ pub struct PageNumber(pub u32);
 
 /// The leaf of a record: keyed BLAKE3 over size, offset, slot number and symbol, as they lie on the wire.
 pub fn leaf(record: &[u8]) -> Leaf {
-    first_bytes(blake3::keyed_hash(LEAF_KEY, record))
+    first_bytes(blake3::keyed_hash(LEAF_KEY, record).as_bytes())
+}
+
+/// The leaves of up to [`LANES`] records, which costs less than one after the other when they are of one length.
+pub fn leaves(records: &[&[u8]]) -> [Leaf; LANES] {
+    keyed_hashes(LEAF_KEY, records).map(|hash| first_bytes(&hash))
 }
 
 fn page_node(number: PageNumber, leaves: &[u8]) -> Node {
     let mut hasher = blake3::Hasher::new_keyed(PAGE_KEY);
     hasher.update(&number.0.to_be_bytes()).update(leaves);
-    first_bytes(hasher.finalize())
+    first_bytes(hasher.finalize().as_bytes())
 }
 
 fn inner_node(left: &Node, right: &Node) -> Node {
     let mut both = [0; 2 * NODE_LEN];
     both[..NODE_LEN].copy_from_slice(left);
     both[NODE_LEN..].copy_from_slice(right);
-    first_bytes(blake3::keyed_hash(NODE_KEY, &both))
+    first_bytes(blake3::keyed_hash(NODE_KEY, &both).as_bytes())
 }
 
-fn first_bytes<const N: usize>(hash: blake3::Hash) -> [u8; N] {
+fn first_bytes<const N: usize>(hash: &[u8; 32]) -> [u8; N] {
     let mut out = [0; N];
-    out.copy_from_slice(&hash.as_bytes()[..N]);
+    out.copy_from_slice(&hash[..N]);
     out
 }
 

@@ -16,8 +16,8 @@ use carousel_proto::manifest::{
 };
 use carousel_proto::outcome::{Failure, Outcome, plain};
 use carousel_proto::pages::{
-    LEAF_LEN, PageNumber, Subtree, TreeShape, block_hasher, block_pages, block_value, emit_block_pages, leaf,
-    object_digest, record_len,
+    LANES, LEAF_LEN, PageNumber, Subtree, TreeShape, block_hasher, block_pages, block_value,
+    emit_block_pages, leaves, object_digest, record_len,
 };
 use carousel_proto::rollout::{Rollout, SALT_LEN, salt_from, salt_of};
 use carousel_proto::schedule::{Coset, DEFAULT_ROUNDS_LOG2, Layout};
@@ -453,11 +453,9 @@ impl<'a> Worker<'a> {
                         &self.repair[(esi - k) * t..][..t]
                     };
                     let offset = geometry.offset(sbn, carousel_proto::geometry::Esi(esi as u16));
-                    let start = self.records.len();
                     let slot = Slot(layout.slot(coset, index));
                     self.records.extend_from_slice(&record_header(geometry.size(), offset, slot));
                     self.records.extend_from_slice(symbol);
-                    self.leaves.extend_from_slice(&leaf(&self.records[start..]));
                     index += 1;
                 }
                 self.flush(coset, index)?;
@@ -468,9 +466,14 @@ impl<'a> Worker<'a> {
 
     /// Writes the records gathered, which end before slot `end` of the coset and lie in one page.
     fn flush(&mut self, coset: Coset, end: u64) -> Result<(), Failure> {
-        let count = (self.leaves.len() / LEAF_LEN) as u64;
+        let (writer, layout) = (self.writer, &self.writer.layout);
+        let record_len = RECORD_HEADER_LEN + layout.geometry().symbol_len();
+        let count = (self.records.len() / record_len) as u64;
         if count > 0 {
-            let (writer, layout) = (self.writer, &self.writer.layout);
+            let records: Vec<&[u8]> = self.records.chunks_exact(record_len).collect();
+            for records in records.chunks(LANES) {
+                self.leaves.extend_from_slice(leaves(records)[..records.len()].as_flattened());
+            }
             let first = end - count;
             writer.write_at(&self.records, writer.places.record(coset, layout.slot_record(first)))?;
             let page_len = u64::from(layout.page_len());

@@ -6,7 +6,7 @@ use carousel_proto::fec::{BlockEncoder, StripeDecoder, stripes};
 use carousel_proto::geometry::Geometry;
 use carousel_proto::manifest::{Envelope, Manifest};
 use carousel_proto::pacer::Pacer;
-use carousel_proto::pages::{PageNumber, TreeShape, leaf};
+use carousel_proto::pages::{LANES, PageNumber, TreeShape, leaf, leaves};
 use carousel_proto::receiver::{ChannelId, Receiver, Verdict};
 use carousel_proto::schedule::{DEFAULT_ROUNDS_LOG2, Layout, Order, Position, Tier};
 use carousel_proto::wire::{Kind, Packet};
@@ -42,9 +42,10 @@ const SYMBOL_LEN: usize = 1408;
 const SOURCE: usize = 2979;
 const REPAIR: usize = 3128;
 
-pub const CASES: [Case; 8] = [
+pub const CASES: [Case; 9] = [
     Case { name: "parse a header", items: MANY, prepare: parse },
     Case { name: "hash a leaf", items: MANY, prepare: hash },
+    Case { name: "hash a leaf, of sixteen at once", items: MANY.next_multiple_of(LANES), prepare: hash_many },
     Case { name: "verify a hash page", items: MANY, prepare: verify },
     Case { name: "take a symbol whose page is known", items: MANY, prepare: take },
     Case { name: "find what stands at a position", items: MANY, prepare: step },
@@ -100,6 +101,15 @@ fn parse() -> Prepare {
 fn hash() -> Prepare {
     repeat(vec![7; SYMBOL_LEN + 16], |record: &Vec<u8>, _| {
         black_box(leaf(record));
+    })
+}
+
+fn hash_many() -> Prepare {
+    repeat(vec![vec![7; SYMBOL_LEN + 16]; LANES], |records: &Vec<Vec<u8>>, index| {
+        if index.is_multiple_of(LANES) {
+            let records: [&[u8]; LANES] = std::array::from_fn(|lane| &records[lane][..]);
+            black_box(leaves(&records));
+        }
     })
 }
 
