@@ -18,6 +18,7 @@ use crate::writer::WorkFile;
 use carousel_proto::geometry::{Geometry, Sbn};
 use carousel_proto::manifest::Manifest;
 use carousel_proto::outcome::{Failure, Outcome, plain};
+use carousel_proto::pages::LANES;
 use carousel_proto::receiver::{Bursts, ChannelCount, ChannelId, Output, Receiver, Verdict, place_of};
 use carousel_proto::trust::Trust;
 use carousel_proto::wire::{HEADER_LEN, IP_UDP_LEN};
@@ -241,25 +242,28 @@ impl<'a> Engine<'a> {
         }
         let now = self.began.elapsed().as_nanos() as u64;
         tracing::trace!(packets = batch.packets().count(), "batch");
-        for (bytes, source) in batch.packets() {
-            self.bytes += (IP_UDP_LEN + bytes.len()) as u64;
-            let channel = self.channel(source, place);
-            self.handle_packet(now, channel, bytes, reception)?;
+        let mut packets = batch.packets();
+        loop {
+            let (mut group, mut sources) = ([&[][..]; LANES], [Ipv6Addr::UNSPECIFIED; LANES]);
+            let mut len = 0;
+            for (bytes, source) in packets.by_ref().take(LANES) {
+                (group[len], sources[len]) = (bytes, source);
+                len += 1;
+            }
+            if len == 0 {
+                break;
+            }
+            let hashed = self.receiver.hash(&group[..len]);
+            for ((packet, bytes), source) in hashed.iter().zip(&group[..len]).zip(sources) {
+                self.bytes += (IP_UDP_LEN + bytes.len()) as u64;
+                let channel = self.channel(source, place);
+                let verdict = self.receiver.handle_hashed(now, channel, packet);
+                self.store(verdict, bytes)?;
+                self.drain(now, reception)?;
+            }
         }
         self.count_overflow(place, batch);
         Ok(())
-    }
-
-    fn handle_packet(
-        &mut self,
-        now: u64,
-        channel: ChannelId,
-        bytes: &[u8],
-        reception: &Reception,
-    ) -> Result<(), Failure> {
-        let verdict = self.receiver.handle_packet(now, channel, bytes);
-        self.store(verdict, bytes)?;
-        self.drain(now, reception)
     }
 
     fn store(&mut self, verdict: Verdict, bytes: &[u8]) -> Result<(), Failure> {

@@ -16,7 +16,7 @@ use carousel_proto::heartbeat::Heartbeat;
 use carousel_proto::journal::{ENTRY_LEN, Entry};
 use carousel_proto::keys::{Keys, SignedKeys};
 use carousel_proto::manifest::{Envelope, Manifest};
-use carousel_proto::pages::{PageNumber, TreeShape, record_len, verify_block_page};
+use carousel_proto::pages::{LANES, PageNumber, TreeShape, record_len, verify_block_page};
 use carousel_proto::receiver::ChannelId;
 use carousel_proto::rollout::{EVERYBODY, Rollout};
 use carousel_proto::signature::{Key, KeyId, Signature};
@@ -307,10 +307,12 @@ pub fn receiver(data: &[u8]) {
             // Another kind than it is.
             _ => packets.iter_mut().for_each(|packet| packet[1] = c % 7),
         }
-        for packet in packets {
-            now += 100_000;
-            client.handle_packet(now, ChannelId(u16::from(what >> 6)), &packet);
-            reference.handle_packet(&packet);
+        // Few or many of them come together.
+        for group in packets.chunks(1 + usize::from(a) % LANES) {
+            now += 100_000 * group.len() as u64;
+            let group: Vec<&[u8]> = group.iter().map(|packet| &packet[..]).collect();
+            client.handle_group(now, ChannelId(u16::from(what >> 6)), &group);
+            group.iter().for_each(|packet| reference.handle_packet(packet));
             if let Some(found) = client.object() {
                 assert!(found == object, "another object than the one that was sent");
                 return;

@@ -786,8 +786,21 @@ impl Client {
 
     /// One datagram at `now`, in ns.
     pub fn handle_packet(&mut self, now: u64, channel: ChannelId, bytes: &[u8]) {
-        self.packets += 1;
         let verdict = self.receiver.handle_packet(now, channel, bytes);
+        self.go_on(now, verdict, bytes);
+    }
+
+    /// Up to [`LANES`] datagrams that came together at `now`, hashed at once as the program does it.
+    pub fn handle_group(&mut self, now: u64, channel: ChannelId, packets: &[&[u8]]) {
+        let hashed = self.receiver.hash(packets);
+        for (packet, bytes) in hashed.iter().zip(packets) {
+            let verdict = self.receiver.handle_hashed(now, channel, packet);
+            self.go_on(now, verdict, bytes);
+        }
+    }
+
+    fn go_on(&mut self, now: u64, verdict: Verdict, bytes: &[u8]) {
+        self.packets += 1;
         self.store(verdict, bytes);
         while self.jobs.front().is_some_and(|(due, _)| *due <= self.packets)
             && let Some((_, job)) = self.jobs.pop_front()

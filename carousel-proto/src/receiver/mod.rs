@@ -20,7 +20,10 @@ use crate::geometry::{Esi, Geometry, Sbn};
 use crate::journal::Stored;
 use crate::keys::{KeysError, SignedKeys};
 use crate::manifest::{Envelope, Manifest, instance_of};
-use crate::pages::{BLOCKS_PER_PAGE, CV_LEN, PageNumber, TreeShape, leaf, object_digest, verify_block_page};
+use crate::pages::{
+    BLOCKS_PER_PAGE, CV_LEN, LANES, Leaf, PageNumber, TreeShape, leaf, leaves, object_digest,
+    verify_block_page,
+};
 use crate::trust::{Trust, TrustError};
 use crate::wire::{Checksum, Instance, Kind, Packet, record_header};
 use blake3::hazmat::ChainingValue;
@@ -53,6 +56,14 @@ pub enum Verdict {
     Nothing,
     /// Write the symbol (the packet's body) there. The second is for the [`crate::journal`].
     Store(Place, Stored),
+}
+
+/// A datagram that [`Receiver::hash`] has looked at.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Hashed<'a> {
+    bytes: &'a [u8],
+    /// Of its record, if that will be asked for.
+    leaf: Option<Leaf>,
 }
 
 /// What became of a symbol that was stored.
@@ -193,16 +204,39 @@ impl Receiver {
 
     /// One datagram, at `now` (ns on any clock that does not go back).
     pub fn handle_packet(&mut self, now: u64, channel: ChannelId, bytes: &[u8]) -> Verdict {
+        self.handle_hashed(now, channel, &Hashed { bytes, leaf: None })
+    }
+
+    /// The next datagrams, of which those that will have to be hashed are hashed at once: the first [`LANES`] of them.
+    pub fn hash<'a>(&self, packets: &[&'a [u8]]) -> [Hashed<'a>; LANES] {
+        let mut out = [Hashed::default(); LANES];
+        let (mut wanted, mut records, mut count) = ([0; LANES], [&[][..]; LANES], 0);
+        for (index, bytes) in packets.iter().take(LANES).enumerate() {
+            out[index].bytes = bytes;
+            if let Some(record) = self.session.as_ref().and_then(|session| session.record_to_judge(bytes)) {
+                (wanted[count], records[count]) = (index, record);
+                count += 1;
+            }
+        }
+        for (index, leaf) in wanted[..count].iter().zip(leaves(&records[..count])) {
+            out[*index].leaf = Some(leaf);
+        }
+        out
+    }
+
+    /// As [`Self::handle_packet`], with the hash made before.
+    pub fn handle_hashed(&mut self, now: u64, channel: ChannelId, packet: &Hashed<'_>) -> Verdict {
         self.counters.received += 1;
-        self.judge(now, channel, bytes)
+        self.judge(now, channel, packet)
     }
 
     /// A packet of [`Receiver::take_early`], which was counted when it came.
     pub fn handle_early(&mut self, now: u64, channel: ChannelId, bytes: &[u8]) -> Verdict {
-        self.judge(now, channel, bytes)
+        self.judge(now, channel, &Hashed { bytes, leaf: None })
     }
 
-    fn judge(&mut self, now: u64, channel: ChannelId, bytes: &[u8]) -> Verdict {
+    fn judge(&mut self, now: u64, channel: ChannelId, hashed: &Hashed<'_>) -> Verdict {
+        let bytes = hashed.bytes;
         let Ok(packet) = Packet::parse(bytes) else {
             self.counters.unknown += 1;
             return Verdict::Nothing;
@@ -219,19 +253,19 @@ impl Receiver {
             }
             return Verdict::Nothing;
         };
-        if packet.checksum() != session.checksum || packet.instance() != session.instance {
+        if !session.is_of(&packet) {
             self.counters.foreign += 1;
             if self.succession {
                 self.handle_successor(now, &packet);
             }
             return Verdict::Nothing;
         }
-        if packet.size() != session.geometry.size() || packet.body().len() != session.geometry.symbol_len() {
+        if !session.fits(&packet) {
             self.counters.rejected += 1;
             return Verdict::Nothing;
         }
         let judgement = match packet.kind() {
-            Kind::Symbol => return self.handle_symbol(channel, &packet),
+            Kind::Symbol => return self.handle_symbol(channel, &packet, hashed.leaf),
             Kind::Manifest if is_manifest(&packet, &session.manifest) => Judgement::Known,
             Kind::Manifest => Judgement::Wrong,
             Kind::HashPage => self.handle_hash_page(&packet),
@@ -616,7 +650,8 @@ impl Receiver {
         Judgement::New
     }
 
-    fn handle_symbol(&mut self, channel: ChannelId, packet: &Packet<'_>) -> Verdict {
+    fn handle_symbol(&mut self, channel: ChannelId, packet: &Packet<'_>, hash: Option<Leaf>) -> Verdict {
+        let hash = || hash.unwrap_or_else(|| leaf(packet.record()));
         let Some(session) = &mut self.session else { return Verdict::Nothing };
         let found = session.geometry.symbol_at(packet.offset()).zip(session.shape.page_of(packet.slot()));
         let Some(((sbn, esi), (page, index))) = found else {
@@ -637,7 +672,7 @@ impl Receiver {
         let known = session.cache.leaf(page, index).copied();
         let (admission, judgement) = match known {
             _ if block.has_verified(esi) => (Admission::Duplicate, Judgement::Known),
-            Some(expected) if leaf(packet.record()) != expected => {
+            Some(expected) if hash() != expected => {
                 self.counters.rejected += 1;
                 return Verdict::Nothing;
             }
@@ -651,7 +686,7 @@ impl Receiver {
         self.counters.symbols += 1;
         let verdict = match admission {
             Admission::Store(place) => {
-                let leaf = known.unwrap_or_else(|| leaf(packet.record()));
+                let leaf = known.unwrap_or_else(hash);
                 if judgement != Judgement::New {
                     session.waiting.push(page, Pending { index, leaf, sbn, esi });
                 }
@@ -754,6 +789,30 @@ impl Session {
             wanting: blocks,
             stored: 0,
         })
+    }
+
+    /// Whether a packet says that it is of this object, in this packing.
+    fn is_of(&self, packet: &Packet<'_>) -> bool {
+        packet.checksum() == self.checksum && packet.instance() == self.instance
+    }
+
+    /// Whether a packet of this object has its size, and as much behind the header as there must be.
+    fn fits(&self, packet: &Packet<'_>) -> bool {
+        packet.size() == self.geometry.size() && packet.body().len() == self.geometry.symbol_len()
+    }
+
+    /// The record of a symbol that is wanted, as things are.
+    fn record_to_judge<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        let packet = Packet::parse(bytes).ok()?;
+        if packet.kind() != Kind::Symbol || !self.is_of(&packet) || !self.fits(&packet) {
+            return None;
+        }
+        let (sbn, esi) = self.geometry.symbol_at(packet.offset())?;
+        match &self.blocks[sbn.0 as usize] {
+            State::Idle => Some(packet.record()),
+            State::Receiving(block) if !block.has_verified(esi) => Some(packet.record()),
+            _ => None,
+        }
     }
 
     /// Hands a block to the decoder once it has symbols enough and its hash is known.
