@@ -164,7 +164,7 @@ fn a_domain_and_a_key_are_enough() {
         ratio <= 0.56
     };
     // A pause of the machine is beyond it, too; two servers that do no better than one are so each time.
-    assert!((0..4).any(|_| attempt()), "each time more than 0.56 of that with one server");
+    assert!((0..4).any(|_| attempt()), "each time more than 0.56 of the time with one server");
 
     let system = get_line(ZONE, &packed, &out, &[]);
     let system = with_resolv_conf(&lab, &format!("nameserver {resolver}\n"), &system);
