@@ -36,7 +36,7 @@ if [ -z "${CAROUSEL_RUN:-}" ]; then
   signalled=''
   trap 'signalled=1; if [ -n "$run" ]; then kill -TERM "$run" 2>/dev/null || true; fi' HUP INT TERM
   limit=0
-  if [ "$ci" = true ]; then limit=60m; fi # nobody watches CI: a test that hangs must not hang it
+  if [ "$ci" = true ]; then limit=90m; fi # nobody watches CI: a test that hangs must not hang it
   CAROUSEL_RUN=$work timeout -k 10 "$limit" "$BASH" "$script" "$@" &
   run=$!
   if [ -n "$signalled" ]; then signalled='' && kill -TERM "$run"; fi # it came while $run had no number yet
