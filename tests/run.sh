@@ -36,7 +36,7 @@ if [ -z "${CAROUSEL_RUN:-}" ]; then
   signalled=''
   trap 'signalled=1; if [ -n "$run" ]; then kill -TERM "$run" 2>/dev/null || true; fi' HUP INT TERM
   limit=0
-  if [ "$ci" = true ]; then limit=60m; fi # nobody watches CI: a test that hangs must not hang it
+  if [ "$ci" = true ]; then limit=90m; fi # nobody watches CI: a test that hangs must not hang it
   CAROUSEL_RUN=$work timeout -k 10 "$limit" "$BASH" "$script" "$@" &
   run=$!
   if [ -n "$signalled" ]; then signalled='' && kill -TERM "$run"; fi # it came while $run had no number yet
@@ -109,6 +109,28 @@ quietly() {
   return "$code"
 }
 
+# What comes from the network may not come at once, and CI runs only once: there it gets some more attempts.
+again() { # COMMAND…
+  local pause
+  if [ "$ci" = true ]; then
+    for pause in 10 30 60; do
+      "$@" && return
+      complain "trying again in $pause s: $*"
+      sleep "$pause"
+    done
+  fi
+  "$@"
+}
+
+# Its option lets it wait for another dpkg, as there is one on a machine that has just started; for another update of
+# the lists nothing makes it wait. An update that fails may leave lists that do.
+apt_install() { # PACKAGE…
+  local apt=(apt-get -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3)
+  apt+=(-o Acquire::http::Timeout=30 -o Acquire::https::Timeout=30)
+  "${apt[@]}" update -qq || true
+  quietly "${apt[@]}" install -y -qq --no-install-recommends "$@"
+}
+
 install_tools() {
   local missing
   missing=$(missing_packages | tr '\n' ' ')
@@ -120,10 +142,9 @@ install_tools() {
     complain "missing, and there is no apt-get: install ${missing}by hand - tests that need it are skipped"
   else
     say "installing: $missing"
-    local apt=(apt-get -o DPkg::Lock::Timeout=120)
     export DEBIAN_FRONTEND=noninteractive
     # shellcheck disable=SC2086 # a list of words
-    { "${apt[@]}" update -qq && quietly "${apt[@]}" install -y -qq --no-install-recommends $missing; } >"$work/apt" 2>&1 ||
+    again apt_install $missing >"$work/apt" 2>&1 ||
       { cat "$work/apt" >&2 && complain "apt-get failed" && [ "$ci" != true ]; }
   fi
 }
@@ -156,13 +177,13 @@ find_cargo() {
 
 # Real routers, for the tests that are about multicast routing.
 get_routers() {
-  tests/get-pim6d.sh "${CARGO_TARGET_DIR:-target}/lab-tools/frr" ||
+  again tests/get-pim6d.sh "${CARGO_TARGET_DIR:-target}/lab-tools/frr" ||
     { complain "no pim6d - tests that need routers are skipped" && [ "$ci" != true ]; }
 }
 
 # Debian 12 has no systemd-sysupdate.
 get_sysupdate() {
-  tests/get-sysupdate.sh "${CARGO_TARGET_DIR:-target}/lab-tools/sysupdate" ||
+  again tests/get-sysupdate.sh "${CARGO_TARGET_DIR:-target}/lab-tools/sysupdate" ||
     { complain "no systemd-sysupdate - the test of its recipe is skipped" && [ "$ci" != true ]; }
 }
 
@@ -171,7 +192,7 @@ get_packager() {
   local dir=${CARGO_TARGET_DIR:-target}/lab-tools/cargo-deb
   if [ "$(id -u)" -ne 0 ] || ! have dpkg-deb; then say "no use for it here" && return; fi
   if [ -x "$dir/bin/cargo-deb" ] || have cargo-deb; then say "all there" && return; fi
-  CARGO_TARGET_DIR=$work/cargo-deb CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=false \
+  again env CARGO_TARGET_DIR="$work/cargo-deb" CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=false \
     cargo install --quiet --locked --no-default-features --root "$dir" --version 3.8.0 cargo-deb ||
     { complain "no cargo-deb - the test of the packages is skipped" && [ "$ci" != true ]; }
   rm -rf "$work/cargo-deb"
@@ -336,6 +357,7 @@ summary() {
 
 step "tools" install_tools
 step "cargo" find_cargo
+export CARGO_NET_RETRY=${CARGO_NET_RETRY:-10}
 open_doors
 step "routers" get_routers
 step "systemd-sysupdate" get_sysupdate
@@ -350,6 +372,8 @@ if [ $# -eq 0 ]; then
   step "dependencies" dependencies
 fi
 step "build" cargo build --release "${locked[@]}"
+# All of them now, or the rows of tests that run side by side would measure beside a compiler.
+step "build of the tests" cargo test --quiet --profile lab --workspace --no-run --tests "${locked[@]}"
 # The same inputs each time: a run that finds something is one that anybody can have again.
 if [ $# -eq 0 ]; then step "fuzzing" tests/fuzz.sh --runs 2000; fi
 step "tests" run_tests "$@"

@@ -25,6 +25,9 @@ pub const CLIENT: &str = "fd00:6::10";
 /// One data packet on the wire, headers included.
 pub const PACKET_BYTES: f64 = 1280.0;
 
+/// A program is ready after tenths of a second; on a busy machine after seconds.
+const READY: Duration = Duration::from_secs(30);
+
 /// A key pair in minisign's formats, the secret one without password.
 #[derive(Clone, Debug)]
 pub struct Keys {
@@ -170,7 +173,7 @@ pub fn serve_line(packed: &Packed, rate: &str, more: &[&str]) -> Vec<OsString> {
 /// Waits until a host has sent ten data packets' worth of bytes from now on.
 pub fn wait_sending(host: &Host, server: &Running) {
     let before = host.traffic("eth0").tx_bytes;
-    until("the server to send", Duration::from_secs(10), || {
+    until("the server to send", READY, || {
         assert!(server.is_alive(), "the server ended: {server}");
         host.traffic("eth0").tx_bytes > before + 10 * PACKET_BYTES as u64
     });
@@ -181,9 +184,7 @@ pub fn wait_joined(host: &Host) {
     let group: Ipv6Addr = GROUP.parse().unwrap_or(Ipv6Addr::UNSPECIFIED);
     let digits = format!("{:032x}", u128::from(group));
     let joined = || std::fs::read_to_string("/proc/thread-self/net/mcfilter6");
-    until("the client to join", Duration::from_secs(10), || {
-        host.within(joined).is_ok_and(|table| table.contains(&digits))
-    });
+    until("the client to join", READY, || host.within(joined).is_ok_and(|table| table.contains(&digits)));
 }
 
 /// How many sockets of a host have joined (SOURCE, GROUP).

@@ -13,6 +13,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write as _};
 use std::net::{Ipv6Addr, Shutdown, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -23,7 +24,14 @@ const GROUPS: [&str; 4] = ["ff3e::8000:1", "ff3e::8000:2", "ff3e::8000:3", "ff3e
 const TIMES: [f64; 4] = [1.0, 2.0, 4.0, 8.0];
 /// bit/s of the lowest level.
 const BASE: f64 = 1e6;
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(60);
+/// In this time a flow of TCP begins, or it does not.
+const CONNECT: Duration = Duration::from_secs(10);
+/// For so long a slow host does not come round to its packets, and then it does for as long.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Room for some 137 packets in each socket: in a pause levels 0 and 1 bring 98 each, level 2 brings 195. The pause is
+/// long because a machine that is busy makes it longer: by less than 0.4 s, or there is no room for level 1.
+const ROOM: &str = "154KiB";
 
 /// Packs an object and serves it as a ladder.
 fn serve_ladder(lab: &Lab, host: &Host, size: u64) -> (Packed, Running) {
@@ -50,16 +58,11 @@ fn every_level_of_the_ladder_wastes_nothing() {
     let Some(lab) = Lab::enter("every_level_of_the_ladder_wastes_nothing") else { return };
     let net = Switched::new(&lab);
     let (packed, server) = serve_ladder(&lab, &net.s, 8 << 20);
-    let clients: Vec<_> = net
-        .r
-        .iter()
-        .enumerate()
-        .map(|(top, host)| {
-            let out = lab.file(&format!("got-{top}"));
-            (scene::get(host, &[SOURCE], &packed, &out, &up_to(top)), out)
-        })
-        .collect();
-    for (top, (client, out)) in clients.iter().enumerate() {
+    let get = |top: usize, attempt: usize| {
+        let out = lab.file(&format!("got-{top}-{attempt}"));
+        (scene::get(&net.r[top], &[SOURCE], &packed, &out, &up_to(top)), out)
+    };
+    let is_frugal = |top: usize, (client, out): &(Running, PathBuf)| {
         let got = scene::arrive(client, &packed, out, Duration::from_secs(120));
         let time = got.over_ideal(BASE * TIMES[top], 0.0);
         // Most of them come while the last block is decoded: this takes a time, not a share.
@@ -77,10 +80,17 @@ fn every_level_of_the_ladder_wastes_nothing() {
             ],
         );
         assert!(server.is_alive(), "{server}");
-        assert!(got.packets_per_symbol() <= 1.04, "{got:?}");
         // The packets are the bar. Of the time: nothing waits for long; the programs' start and end and the last
         // block's decoding take seconds where the CPU is somebody else's.
         assert!(time <= 1.06 + 4.0 / got.exit.seconds, "{got:?}");
+        got.packets_per_symbol() <= 1.04
+    };
+    let clients: Vec<_> = (0..net.r.len()).map(|top| get(top, 0)).collect();
+    for (top, client) in clients.iter().enumerate() {
+        // If the last block waits 0.2 s for a CPU, this is what the highest level brings meanwhile; but a level that
+        // wastes does so each time.
+        let frugal = is_frugal(top, client) || (1..4).any(|attempt| is_frugal(top, &get(top, attempt)));
+        assert!(frugal, "levels 0 to {top}: each time more than 1.04 packets for a symbol: {}", client.0);
     }
 }
 
@@ -203,7 +213,7 @@ impl Bulk {
                 count.fetch_add(bytes as u64, Ordering::Relaxed);
             }
         });
-        let sender = from.within(|| TcpStream::connect_timeout(&goal, LIMIT)).ok();
+        let sender = from.within(|| TcpStream::connect_timeout(&goal, CONNECT)).ok();
         if let Some(mut end) = sender.as_ref().map(|sender| sender.try_clone().unwrap()) {
             thread::spawn(move || while end.write_all(&[0; 1 << 14]).is_ok() {});
         }
@@ -275,9 +285,7 @@ fn everybody_gets_what_fits() {
     };
     let alone = necks.each_ref().map(|(_, _, host)| get(host, 0, &[]));
     let on_radio = get(&radio, 0, &[]);
-    // Room for some 20 packets in each socket, and nobody who takes them for 150 ms: enough for levels 0 and 1,
-    // which bring 15, too little for level 2, which brings 29.
-    let on_slow = get(&slow, 0, &["--rcvbuf", "22KiB"]);
+    let on_slow = get(&slow, 0, &["--rcvbuf", ROOM]);
     let beside = shared.each_ref().map(|(_, (host, _))| get(host, 0, &[]));
     let twenty: Vec<_> = (0..20).map(|n| get(&crowd, n, &[])).collect();
     let sleep_until = |seconds| {
@@ -288,10 +296,10 @@ fn everybody_gets_what_fits() {
         scope.spawn(|| {
             until("the slow client to join", LIMIT, || !on_slow.stdout().is_empty());
             // It ends by itself: a failure beside it must not wait for ever.
-            while on_slow.is_alive() && began.elapsed().as_secs_f64() < SPAN {
+            while on_slow.is_alive() && (began.elapsed() + 2 * PAUSE).as_secs_f64() < SPAN {
                 for signal in [Signal::SIGSTOP, Signal::SIGCONT] {
                     on_slow.kill(signal);
-                    thread::sleep(Duration::from_millis(150));
+                    thread::sleep(PAUSE);
                 }
             }
         });
@@ -340,7 +348,8 @@ fn everybody_gets_what_fits() {
         );
         demand(!failed.is_empty(), format!("{name}: it does not try"), client);
         let short = failed.iter().all(|(_, long)| *long < 5.0);
-        let rarer = failed.windows(3).all(|w| w[2].0 - w[1].0 > 1.1 * (w[1].0 - w[0].0));
+        // The pauses double, give or take a quarter, and a few seconds of weather.
+        let rarer = failed.windows(3).all(|w| w[2].0 - w[1].0 > w[1].0 - w[0].0);
         demand(short && rarer && expected < 0.02, format!("{name}: failed joins {failed:?}"), client);
         drawn.push(course.series(&name));
     }

@@ -222,6 +222,11 @@ fn server_works_in_its_sandbox() {
 /// A client in the middle of a transfer that takes long.
 fn get(c: &Host, packed: &Packed, out: &Path, more: &[&str]) -> Running {
     let client = scene::get(c, &[SOURCE], packed, out, more);
+    // The packets pass its host's interface also before; it is in its sandbox when it tells of its join.
+    until("the client to join", LIMIT, || {
+        assert!(client.is_alive(), "{client}");
+        client.stdout().contains("\"join\"")
+    });
     scene::wait_received(c, &client, 20_000, LIMIT);
     client
 }

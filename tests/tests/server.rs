@@ -3,16 +3,18 @@
 
 use carousel_dns::records::derived_group;
 use carousel_dns::{Channel, Ladder, Resolver, Service, Settings, Source};
-use carousel_tests::lab::{Host, Knot, Lab, Running, Signing, Zone, check_zone_file, join, until, zone_file};
+use carousel_tests::lab::{
+    Capture, Host, Knot, Lab, Running, Signing, Zone, check_zone_file, until, zone_file,
+};
 use carousel_tests::scene::{self, PACKET_BYTES, PORT, Packed, SOURCE, args};
 use carousel_tests::{bins, figures};
 use nix::sys::signal::Signal;
 use std::fs;
-use std::net::{Ipv6Addr, SocketAddrV6};
+use std::net::Ipv6Addr;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const ZONE: &str = "example.test";
 const LIMIT: Duration = Duration::from_secs(20);
@@ -42,10 +44,15 @@ fn start(lab: &Lab, host: &Host) -> Running {
     server
 }
 
-/// Signals the server, and waits until it has said this once more.
-fn reload(server: &Running, says: &str) -> Instant {
+/// Seconds since 1970.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+/// Signals the server, and waits until it has said this once more. When it was signalled.
+fn reload(server: &Running, says: &str) -> f64 {
     let count = || server.stderr().matches(says).count();
-    let (before, at) = (count(), Instant::now());
+    let (before, at) = (count(), now());
     server.kill(Signal::SIGHUP);
     until(&format!("the server to say: {says}"), LIMIT, || {
         assert!(server.is_alive(), "{server}");
@@ -57,57 +64,54 @@ fn reload(server: &Running, says: &str) -> Instant {
 /// A packet of a channel.
 #[derive(Clone, Copy, Debug)]
 struct Packet {
-    at: Instant,
+    /// When it left, in seconds since 1970.
+    at: f64,
     sequence: u32,
     /// Of which bundle it is.
     instance: [u8; 4],
 }
 
-/// Everything that a host hears on these channels meanwhile.
-fn hear<T>(host: &Host, groups: &[Ipv6Addr], meanwhile: impl FnOnce() -> T) -> (Vec<Vec<Packet>>, T) {
-    let over = AtomicBool::new(false);
-    let listen = |group: &Ipv6Addr| {
-        let socket = join(host, "eth0", SOURCE.parse().unwrap(), SocketAddrV6::new(*group, PORT, 0, 0));
-        socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20).unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        socket
-    };
-    let sockets: Vec<_> = groups.iter().map(listen).collect();
-    thread::scope(|scope| {
-        let ears: Vec<_> = sockets
-            .iter()
-            .map(|socket| {
-                let over = &over;
-                scope.spawn(move || {
-                    let (mut buffer, mut packets) = ([0; 2048], Vec::new());
-                    while !over.load(Ordering::Relaxed) {
-                        if socket.recv(&mut buffer).is_ok() {
-                            packets.push(Packet {
-                                at: Instant::now(),
-                                // PROTOCOL.md, section 4.
-                                sequence: u32::from_be_bytes(buffer[4..8].try_into().unwrap()),
-                                instance: buffer[24..28].try_into().unwrap(),
-                            });
-                        }
-                    }
-                    packets
-                })
-            })
-            .collect();
-        let ending = Ending(&over);
-        let result = meanwhile();
-        drop(ending);
-        (ears.into_iter().map(|ear| ear.join().unwrap()).collect(), result)
-    })
+/// What a host has sent so far, by channel.
+struct Heard(Arc<Mutex<Vec<Vec<Packet>>>>);
+
+impl Heard {
+    fn lock(&self) -> MutexGuard<'_, Vec<Vec<Packet>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the latest packet of a channel is such a one.
+    fn wait(&self, what: &str, channel: usize, is_it: impl Fn(&Packet) -> bool) -> Packet {
+        let mut found = None;
+        until(&format!("{what} to be sent"), LIMIT, || {
+            found = self.lock()[channel].last().copied().filter(&is_it);
+            found.is_some()
+        });
+        found.unwrap()
+    }
 }
 
-/// Ends the listening, also when what was to happen meanwhile has failed.
-struct Ending<'a>(&'a AtomicBool);
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
+/// Everything that a host sends on these channels meanwhile. The times are the kernel's, and it keeps the packets for us:
+/// a thread of ours would come late to them whenever others have the CPU, and the order of two channels lost.
+fn hear<T>(host: &Host, groups: &[Ipv6Addr], meanwhile: impl FnOnce(&Heard) -> T) -> (Vec<Vec<Packet>>, T) {
+    let heard = Heard(Arc::new(Mutex::new(vec![Vec::new(); groups.len()])));
+    let (notes, groups) = (Heard(heard.0.clone()), groups.to_owned());
+    let capture = Capture::start(host, "eth0", (), move |_, frame| {
+        // Ethernet has 14 bytes, IPv6 40 and UDP 8; behind them see PROTOCOL.md, section 4.
+        let Some(channel) = groups.iter().position(|group| frame.head[38..54] == group.octets()) else {
+            return;
+        };
+        let word = |at: usize| -> [u8; 4] { frame.head[62 + at..66 + at].try_into().unwrap() };
+        notes.lock()[channel].push(Packet {
+            at: frame.at as f64 / 1e9,
+            sequence: u32::from_be_bytes(word(4)),
+            instance: word(24),
+        });
+    });
+    let result = meanwhile(&heard);
+    let ((), missed) = capture.finish();
+    assert_eq!(missed, 0, "packets that the kernel could not keep for us");
+    let packets = std::mem::take(&mut *heard.lock());
+    (packets, result)
 }
 
 fn assert_contiguous(packets: &[Packet]) {
@@ -115,8 +119,34 @@ fn assert_contiguous(packets: &[Packet]) {
     assert!(gap.is_none() && packets.len() > 10, "{} packets, {gap:?}", packets.len());
 }
 
-fn longest_silence(packets: &[Packet]) -> Duration {
-    packets.windows(2).map(|pair| pair[1].at - pair[0].at).max().unwrap()
+/// The packets before a moment, and those from then on.
+fn split(packets: &[Packet], at: f64) -> (&[Packet], &[Packet]) {
+    packets.split_at(packets.partition_point(|packet| packet.at < at))
+}
+
+/// The longest one that ended after this moment, in seconds.
+fn longest_silence(packets: &[Packet], since: f64) -> f64 {
+    let pairs = packets.windows(2).filter(|pair| pair[1].at >= since);
+    pairs.map(|pair| pair[1].at - pair[0].at).fold(0.0, f64::max)
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = values.collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// The rate of packets without gaps, of the one with so many seconds from packet to packet. Where the server had no CPU
+/// for some time it left out what it could not send: most pairs that are half a second apart know nothing of that.
+fn pace(packets: &[Packet], gap: f64) -> f64 {
+    let apart = (0.5 / gap) as usize;
+    let pairs = packets.iter().zip(packets.iter().skip(apart));
+    apart as f64 * gap / median(pairs.map(|(a, b)| b.at - a.at))
+}
+
+/// When the packet with the number 0 would have left, by those that leave at this pace.
+fn origin(packets: &[Packet], gap: f64, zero: u32) -> f64 {
+    median(packets.iter().map(|packet| packet.at - f64::from(packet.sequence.wrapping_sub(zero)) * gap))
 }
 
 fn addresses(groups: &[&str]) -> Vec<Ipv6Addr> {
@@ -206,7 +236,7 @@ fn key_id(path: &Path) -> String {
 fn a_new_bundle_is_taken_up_without_a_gap() {
     let test = "a_new_bundle_is_taken_up_without_a_gap";
     let Some(lab) = Lab::enter(test) else { return };
-    let (s, c) = scene::pair(&lab);
+    let (s, _c) = scene::pair(&lab);
     pack(&lab, "changes", 3 << 20, "1");
     pack(&lab, "stays", 2 << 20, "1");
     let session = |bundle: &str, group: &str| {
@@ -221,11 +251,13 @@ fn a_new_bundle_is_taken_up_without_a_gap() {
     let mut seq = 1;
     let mut attempt = || {
         seq += 1;
-        let (heard, at) = hear(&c, &groups, || {
-            thread::sleep(Duration::from_secs(1));
+        let (heard, at) = hear(&s, &groups, |heard| {
+            let old = heard.wait("the old bundle", 0, |_| true);
             pack(&lab, "changes", 3 << 20, &seq.to_string());
+            thread::sleep(Duration::from_secs(1));
             let at = reload(&server, "taken up: 1 changed, 0 new, 0 ended, 1 as before");
-            thread::sleep(Duration::from_secs(2));
+            heard.wait("the new bundle", 0, |packet| packet.instance != old.instance);
+            thread::sleep(Duration::from_secs(1)); // and it stays
             at
         });
         let [changed, same] = &heard[..] else { panic!("two channels") };
@@ -236,9 +268,9 @@ fn a_new_bundle_is_taken_up_without_a_gap() {
             changed.windows(2).filter(|pair| pair[0].instance != pair[1].instance).collect();
         let [switch] = switches[..] else { panic!("{} switches: {server}", switches.len()) };
         let after = switch[1].at - at;
-        let figure = |duration: Duration| format!("{:.1} ms", duration.as_secs_f64() * 1000.0);
+        let figure = |seconds: f64| format!("{:.1} ms", seconds * 1000.0);
         let (quiet, gap, silence) =
-            (longest_silence(same), switch[1].at - switch[0].at, longest_silence(changed));
+            (longest_silence(same, at), switch[1].at - switch[0].at, longest_silence(changed, at));
         figures::row(
             test,
             &[
@@ -248,11 +280,10 @@ fn a_new_bundle_is_taken_up_without_a_gap() {
                 ("of the unchanged channel", &figure(quiet)),
             ],
         );
-        let in_time = after < Duration::from_secs(1) && silence < Duration::from_millis(100);
-        in_time && quiet < Duration::from_millis(50)
+        after < 1.0 && silence < 0.1 && quiet < 0.05
     };
     // Being late may be the machine's fault; the server's fault would be there again.
-    assert!(attempt() || attempt(), "twice late: {server}");
+    assert!((0..5).any(|_| attempt()), "five times late: {server}");
     assert!(
         server.stderr().contains(&format!("INFO now object (3.0 MiB, seq {seq}) from {SOURCE}")),
         "{server}"
@@ -262,7 +293,7 @@ fn a_new_bundle_is_taken_up_without_a_gap() {
 #[test]
 fn what_is_wrong_is_not_taken_up() {
     let Some(lab) = Lab::enter("what_is_wrong_is_not_taken_up") else { return };
-    let (s, c) = scene::pair(&lab);
+    let (s, _c) = scene::pair(&lab);
     let packed = pack(&lab, "fw", 1 << 20, "1");
     let good = HEAD.to_owned()
         + "[[session]]\nbundle = \"fw.carousel\"\ngroups = [\"ff3e::8000:1\"]\nrate = \"2M\"\n";
@@ -283,7 +314,7 @@ fn what_is_wrong_is_not_taken_up() {
             replace(&whole[..whole.len() / 2]);
         }),
     ];
-    let (heard, ()) = hear(&c, &addresses(&["ff3e::8000:1"]), || {
+    let (heard, ()) = hear(&s, &addresses(&["ff3e::8000:1"]), |_| {
         for (count, (says, spoil)) in (1..).zip(wrongs) {
             spoil();
             reload(&server, says);
@@ -306,7 +337,7 @@ fn what_is_wrong_is_not_taken_up() {
 #[test]
 fn channels_come_and_go() {
     let Some(lab) = Lab::enter("channels_come_and_go") else { return };
-    let (s, c) = scene::pair(&lab);
+    let (s, _c) = scene::pair(&lab);
     pack(&lab, "fw", 1 << 20, "1");
     let session = |groups: &str| {
         format!("{HEAD}[[session]]\nbundle = \"fw.carousel\"\ngroups = [{groups}]\nrate = \"2M\"\n")
@@ -315,15 +346,16 @@ fn channels_come_and_go() {
     let server = start(&lab, &s);
     let groups = addresses(&["ff3e::8000:1", "ff3e::8000:2", "ff3e::8000:3"]);
     let half = Duration::from_millis(500);
-    let (heard, _) = hear(&c, &groups, || {
+    let (heard, ()) = hear(&s, &groups, |heard| {
         thread::sleep(half);
         configure(&lab, &session("\"ff3e::8000:2\", \"ff3e::8000:3\""));
         reload(&server, "taken up: 0 changed, 1 new, 1 ended, 1 as before");
+        heard.wait("the new channel", 2, |_| true);
         thread::sleep(half * 2);
     });
     let (first, last) = (|n: usize| heard[n][0].at, |n: usize| heard[n][heard[n].len() - 1].at);
     heard.iter().for_each(|packets| assert_contiguous(packets));
-    assert!(first(2) > last(0) && last(1) > last(0) + half / 2, "{server}");
+    assert!(first(2) > last(0) && last(1) > last(0) + half.as_secs_f64() / 2.0, "{server}");
     assert!(server.stderr().contains("INFO [ff3e::8000:1]:5004 on eth0: no more"), "{server}");
     server.kill(Signal::SIGINT);
     assert_eq!(server.finish(LIMIT).code(), 0, "{server}");
@@ -332,17 +364,17 @@ fn channels_come_and_go() {
 #[test]
 fn without_a_file_a_hangup_opens_the_bundles_anew() {
     let Some(lab) = Lab::enter("without_a_file_a_hangup_opens_the_bundles_anew") else { return };
-    let (s, c) = scene::pair(&lab);
+    let (s, _c) = scene::pair(&lab);
     let packed = pack(&lab, "fw", 1 << 20, "1");
     let server = scene::serve(&s, &packed, "2M", &[]);
     scene::wait_sending(&s, &server);
-    let (heard, ()) = hear(&c, &addresses(&[scene::GROUP]), || {
+    let (heard, ()) = hear(&s, &addresses(&[scene::GROUP]), |heard| {
+        let old = heard.wait("the old bundle", 0, |_| true);
         pack(&lab, "fw", 1 << 20, "2");
         reload(&server, "taken up: 1 changed, 0 new, 0 ended, 0 as before");
-        thread::sleep(Duration::from_millis(800));
+        heard.wait("the new bundle", 0, |packet| packet.instance != old.instance);
     });
     assert_contiguous(&heard[0]);
-    assert_ne!(heard[0][0].instance, heard[0][heard[0].len() - 1].instance, "{server}");
     assert!(!server.stderr().contains("on purpose"), "{server}");
     pack(&lab, "fw", 1 << 20, "0");
     reload(&server, "object: seq 0 comes after seq 2: to go back on purpose, pack");
@@ -352,7 +384,7 @@ fn without_a_file_a_hangup_opens_the_bundles_anew() {
 fn a_ladder_s_rates_are_exact_and_change_at_one_moment() {
     let test = "a_ladder_s_rates_are_exact_and_change_at_one_moment";
     let Some(lab) = Lab::enter(test) else { return };
-    let (s, c) = scene::pair(&lab);
+    let (s, _c) = scene::pair(&lab);
     pack(&lab, "fw", 4 << 20, "1");
     let names = ["ff3e::8000:1", "ff3e::8000:2", "ff3e::8000:3", "ff3e::8000:4"];
     let ladder = |base: u64| {
@@ -362,45 +394,44 @@ fn a_ladder_s_rates_are_exact_and_change_at_one_moment() {
     ladder(1);
     let server = start(&lab, &s);
     let span = Duration::from_secs(3);
-    // Packets a second at the base rate, and how many times it each level has.
-    let (base, times) = (1e6 / 8.0 / PACKET_BYTES, [1.0, 1.0, 2.0, 4.0]);
-    let mut rate = 1;
+    // Seconds from packet to packet at the base rate, and how many times as fast each level is.
+    let (base, times) = (8.0 * PACKET_BYTES / 1e6, [1.0, 1.0, 2.0, 4.0]);
+    let mut rate = 1_u64;
     let mut attempt = || {
         let (old, new) = (rate, 3 - rate);
         rate = new;
-        let (heard, [began, ended]) = hear(&c, &addresses(&names), || {
+        let (heard, [began, told, changed]) = hear(&s, &addresses(&names), |_| {
             thread::sleep(Duration::from_millis(100));
-            let began = Instant::now();
+            let began = now();
             thread::sleep(span);
             ladder(new);
-            reload(&server, "taken up: 4 changed, 0 new, 0 ended, 0 as before");
-            thread::sleep(Duration::from_secs(1) + span);
-            [began, Instant::now() - Duration::from_millis(20)]
+            let told = reload(&server, "taken up: 4 changed, 0 new, 0 ended, 0 as before");
+            let changed = now() + 0.6; // a change takes 0.4 s
+            thread::sleep(Duration::from_millis(600) + span);
+            [began, told, changed]
         });
-        let count = |packets: &[Packet], from: Instant, to: Instant| {
-            packets.iter().filter(|packet| packet.at >= from && packet.at < to).count() as f64
-        };
         let mut moments = Vec::new();
         let mut exact = true;
         for ((level, packets), times) in (0..).zip(&heard).zip(times) {
             assert_contiguous(packets);
-            let per_second = |rate: u64| base * times * rate as f64;
-            let (before, after) = (count(packets, began, began + span), count(packets, ended - span, ended));
-            let share = |packets: f64, rate| packets / per_second(rate) / span.as_secs_f64();
-            let shares = (share(before, old), share(after, new));
+            let gaps = [old, new].map(|rate| base / times / rate as f64);
+            let before = split(split(packets, told).0, began).1;
+            let after = split(packets, changed).1;
+            let shares = (pace(before, gaps[0]), pace(after, gaps[1]));
             exact &= (shares.0 - 1.0).abs() < 0.02 && (shares.1 - 1.0).abs() < 0.02;
-            // Of so many packets in all, so many more or less than at the old rate: since when?
-            let all = (ended - began).as_secs_f64();
-            let more = count(packets, began, ended) - per_second(old) * all;
-            let since = all - more / (per_second(new) - per_second(old));
+            // The numbers go on through the change, which is where both paces give a packet the same time.
+            let (zero, in_a_second) = (packets[0].sequence, gaps.map(|gap| (1.0 / gap) as usize));
+            let before = &before[before.len().saturating_sub(in_a_second[0])..];
+            let after = &after[..after.len().min(in_a_second[1])];
+            let [left, right] =
+                [(before, gaps[0]), (after, gaps[1])].map(|(packets, gap)| origin(packets, gap, zero));
+            let since = left + (right - left) / (gaps[0] - gaps[1]) * gaps[0] - told;
             moments.push(since);
             figures::row(
                 &format!("level {level}, {old} to {new} Mbit/s base"),
                 &[
-                    ("packets in 3 s before", &before),
-                    ("of expected", &format!("{:.4}", shares.0)),
-                    ("packets in 3 s after", &after),
-                    ("of expected, after", &format!("{:.4}", shares.1)),
+                    ("of its rate before", &format!("{:.4}", shares.0)),
+                    ("of its rate after", &format!("{:.4}", shares.1)),
                     ("changed after", &format!("{since:.3} s")),
                 ],
             );
@@ -409,5 +440,6 @@ fn a_ladder_s_rates_are_exact_and_change_at_one_moment() {
         // A packet more or less makes 10 ms on the lowest level.
         exact && moments[3] - moments[0] < 0.04
     };
-    assert!(attempt() || attempt(), "twice not exact: {server}");
+    // As above.
+    assert!((0..5).any(|_| attempt()), "five times not exact: {server}");
 }
