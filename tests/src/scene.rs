@@ -3,6 +3,7 @@
 
 use crate::lab::{Exit, Host, Lab, Running, until};
 use crate::{bins, figures, object};
+use carousel_proto::journal::{ENTRY_LEN, JOURNAL_HEADER_LEN};
 use serde::Deserialize;
 use std::ffi::OsString;
 use std::iter;
@@ -207,6 +208,16 @@ pub fn wait_received(host: &Host, client: &Running, bytes: u64, limit: Duration)
     until("a part of the object to arrive", limit, || {
         assert!(client.is_alive(), "the client ended: {client}");
         host.traffic("eth0").rx_bytes > before + bytes
+    });
+}
+
+/// Waits until the log of a get's work tells of so many symbols: with those the next client goes on, whatever ends
+/// this one. The log of a file is `.NAME.carousel-log`, beside it.
+pub fn wait_logged(client: &Running, log: &Path, symbols: u64, limit: Duration) {
+    let len = JOURNAL_HEADER_LEN as u64 + symbols * ENTRY_LEN as u64;
+    until("the client's log to tell of what came", limit, || {
+        assert!(client.is_alive(), "the client ended: {client}");
+        log.metadata().is_ok_and(|log| log.len() >= len)
     });
 }
 
