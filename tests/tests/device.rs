@@ -208,11 +208,7 @@ fn killed_on_a_device_it_goes_on_where_it_has_a_state() {
     for (more, keeps) in [(&with_state[..], true), (&[], false)] {
         let Some(disk) = disk(&lab, 9 * MIB) else { return };
         let half = packed.size / 1188 / 2;
-        c.let_in("eth0", Some(0));
-        let client = get(&c, &packed, &disk, more);
-        scene::wait_joined(&c);
-        // It gets half of the object and no more, however late we look.
-        c.let_in("eth0", Some(half as u32));
+        let client = scene::get_part(&c, &packed, disk.path(), half, &[&["--device"], more].concat());
         until("half of the object", LIMIT, || {
             assert!(client.is_alive(), "{client}");
             number(&client, "progress", "symbols_received") > half * 9 / 10

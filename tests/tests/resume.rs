@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 use carousel_tests::lab::{self, Host, Lab, Running, until};
-use carousel_tests::scene::{self, AsOsString, PACKET_BYTES, Packed, SOURCE, args};
+use carousel_tests::scene::{self, AsOsString, Packed, SOURCE, args};
 use carousel_tests::{figures, object};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -11,7 +11,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(60);
@@ -40,24 +40,9 @@ fn datagrams(host: &Host) -> u64 {
     host.snmp6().get("Udp6InDatagrams")
 }
 
-/// Starts a get that gets no more than so many packets, and waits until its log tells of nearly all of them (a few are
-/// pages). There it stands, for as long as a client waits in silence: however slow the machine is, what a test then does
-/// is neither too early nor too late. `Host::let_in` lets it go on.
+/// A get that stands when it has so many packets, and its log tells of nearly all of them: a few are pages.
 fn stopped_after(c: &Host, packed: &Packed, out: &Path, packets: u64) -> Running {
-    c.let_in("eth0", Some(0));
-    let client = scene::get(c, &[SOURCE], packed, out, &[]);
-    scene::wait_joined(c);
-    c.let_in("eth0", Some(packets as u32));
-    scene::wait_received(c, &client, packets * PACKET_BYTES as u64, LIMIT);
-    // There is a manifest among any 1,536 packets, unless the server had no CPU when it was due: then some more.
-    let mut asked = Instant::now();
-    until("the client to know what comes", LIMIT, || {
-        if asked.elapsed() > Duration::from_secs(2) {
-            c.let_in("eth0", Some(512));
-            asked = Instant::now();
-        }
-        client.stdout().contains(r#""event":"started""#)
-    });
+    let client = scene::get_part(c, packed, out, packets, &[]);
     let log = out.with_file_name(".got.carousel-log");
     scene::wait_logged(&client, &log, packets * 9 / 10, LIMIT);
     client
