@@ -171,7 +171,7 @@ pub fn serve_line(packed: &Packed, rate: &str, more: &[&str]) -> Vec<OsString> {
 /// Waits until a host has sent ten data packets' worth of bytes from now on.
 pub fn wait_sending(host: &Host, server: &Running) {
     let before = host.traffic("eth0").tx_bytes;
-    until("the server to send", Duration::from_secs(10), || {
+    until("the server to send", Duration::from_secs(30), || {
         assert!(server.is_alive(), "the server ended: {server}");
         host.traffic("eth0").tx_bytes > before + 10 * PACKET_BYTES as u64
     });
@@ -182,7 +182,7 @@ pub fn wait_joined(host: &Host) {
     let group: Ipv6Addr = GROUP.parse().unwrap_or(Ipv6Addr::UNSPECIFIED);
     let digits = format!("{:032x}", u128::from(group));
     let joined = || std::fs::read_to_string("/proc/thread-self/net/mcfilter6");
-    until("the client to join", Duration::from_secs(10), || {
+    until("the client to join", Duration::from_secs(30), || {
         host.within(joined).is_ok_and(|table| table.contains(&digits))
     });
 }
