@@ -3,6 +3,7 @@
 
 use crate::lab::{Exit, Host, Lab, Running, until};
 use crate::{bins, figures, object};
+use carousel_proto::journal::{ENTRY_LEN, JOURNAL_HEADER_LEN};
 use serde::Deserialize;
 use std::ffi::OsString;
 use std::iter;
@@ -10,7 +11,7 @@ use std::net::Ipv6Addr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The group of all scenarios.
 pub const GROUP: &str = "ff3e::8000:1";
@@ -211,9 +212,41 @@ pub fn wait_received(host: &Host, client: &Running, bytes: u64, limit: Duration)
     });
 }
 
+/// Waits until the log of a get's work tells of so many symbols: with those the next client goes on, whatever ends
+/// this one. The log of a file is `.NAME.carousel-log`, beside it.
+pub fn wait_logged(client: &Running, log: &Path, symbols: u64, limit: Duration) {
+    let len = JOURNAL_HEADER_LEN as u64 + symbols * ENTRY_LEN as u64;
+    until("the client's log to tell of what came", limit, || {
+        assert!(client.is_alive(), "the client ended: {client}");
+        log.metadata().is_ok_and(|log| log.len() >= len)
+    });
+}
+
 /// Starts a get on `eth0` of a host.
 pub fn get(host: &Host, sources: &[&str], packed: &Packed, out: &Path, more: &[&str]) -> Running {
     host.spawn(&get_line(sources, packed, out, more))
+}
+
+/// Starts a get that gets no more than so many packets, and waits until they came and it knows of what. Then it stands, for
+/// as long as a client waits in silence: however slow the machine is, what a test does next is neither too early nor too
+/// late. `Host::let_in` lets it go on.
+pub fn get_part(host: &Host, packed: &Packed, out: &Path, packets: u64, more: &[&str]) -> Running {
+    let limit = Duration::from_secs(60);
+    host.let_in("eth0", Some(0));
+    let client = get(host, &[SOURCE], packed, out, more);
+    wait_joined(host);
+    host.let_in("eth0", Some(packets as u32));
+    wait_received(host, &client, packets * PACKET_BYTES as u64, limit);
+    // There is a manifest among any 1,536 packets, unless the server had no CPU when it was due: then some more.
+    let mut asked = Instant::now();
+    until("the client to know what comes", limit, || {
+        if asked.elapsed() > Duration::from_secs(2) {
+            host.let_in("eth0", Some(512));
+            asked = Instant::now();
+        }
+        client.stdout().contains(r#""event":"started""#)
+    });
+    client
 }
 
 /// Starts a get on each of the hosts, each to its own file, as one program: it ends when all have ended, with exit

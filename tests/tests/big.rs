@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 const GIB: u64 = 1 << 30;
 const SIZE: u64 = 5 * GIB;
+/// Of a disk that is slow and busy.
+const LIMIT: Duration = Duration::from_secs(600);
 /// Bundle, work file and change.
 const ROOM: u64 = 12 * GIB;
 
@@ -34,7 +36,7 @@ fn five_gibibytes_arrive_exact() {
     // Repair in proportion to a link that loses nothing; 105 % would only make the disk work.
     let line = scene::pack_line(&packed, &["--mtu", "9000", "--repair", "10"]);
     let pack = s.spawn(&line);
-    let exit = pack.finish(Duration::from_secs(300));
+    let exit = pack.finish(LIMIT);
     assert_eq!(exit.code(), 0, "{pack}");
     exit.row("pack 5 GiB");
     assert!(exit.peak_rss <= 64 << 20, "{exit:?}");
@@ -44,7 +46,7 @@ fn five_gibibytes_arrive_exact() {
     let out = lab.file("got");
     let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
     let began = Instant::now();
-    let got = scene::arrive(&client, &packed, &out, Duration::from_secs(300));
+    let got = scene::arrive(&client, &packed, &out, LIMIT);
     let hashing = began.elapsed().as_secs_f64() - got.exit.seconds;
     let lost = c.snmp6().buffer_losses();
     got.row(

@@ -40,6 +40,27 @@ fn datagrams(host: &Host) -> u64 {
     host.snmp6().get("Udp6InDatagrams")
 }
 
+/// A get that stands when it has so many packets, and its log tells of nearly all of them: a few are pages.
+fn stopped_after(c: &Host, packed: &Packed, out: &Path, packets: u64) -> Running {
+    let client = scene::get_part(c, packed, out, packets, &[]);
+    let log = out.with_file_name(".got.carousel-log");
+    scene::wait_logged(&client, &log, packets * 9 / 10, LIMIT);
+    client
+}
+
+/// The same, killed there.
+fn killed_after(c: &Host, packed: &Packed, out: &Path, packets: u64) {
+    let client = stopped_after(c, packed, out, packets);
+    client.kill(Signal::SIGKILL);
+    client.finish(LIMIT);
+    c.let_in("eth0", None);
+}
+
+/// Symbols of an object.
+fn symbols(packed: &Packed) -> u64 {
+    packed.size.div_ceil(1188)
+}
+
 /// `CAROUSEL_KILLS=500` is the long run that is made by hand.
 fn kills() -> u64 {
     std::env::var("CAROUSEL_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(24)
@@ -67,6 +88,8 @@ fn killed_at_any_moment_it_goes_on_and_takes_little_twice() {
         let mut needed = 0;
         if out.exists() {
             assert_eq!(object::digest(&out).unwrap(), packed.digest, "a killed client left a wrong target");
+            // It may have died between the name and tidying up.
+            let _ = fs::remove_file(folder.join(".got.carousel-log"));
         } else {
             let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
             needed = scene::arrive(&client, &packed, &out, LIMIT).done.symbols_needed;
@@ -98,8 +121,9 @@ fn killed_at_any_moment_it_goes_on_and_takes_little_twice() {
             ("taken again after a kill, of the object", &format!("{:.2} %", again * 100.0)),
         ],
     );
-    // The bar is 2 %, on a machine with nothing else to do. On a busy one a kill finds megabytes in the receive buffer.
-    assert!(again < 0.06, "{again:.4} of the object again after each kill");
+    // The bar is 2 %, on a machine with nothing else to do. On a busy one a kill finds megabytes in the receive buffer,
+    // and nothing is logged before a thread that can wait has reserved the room. Without a log it would be a third.
+    assert!(again < 0.12, "{again:.4} of the object again after each kill");
 }
 
 #[test]
@@ -111,13 +135,13 @@ fn what_ends_a_client_leaves_its_work_and_says_so() {
     scene::wait_sending(&s, &server);
     let folder = lab.fresh_dir("target");
     let out = folder.join("got");
-    let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
-    scene::wait_received(&c, &client, packed.size / 3, LIMIT);
+    let client = stopped_after(&c, &packed, &out, symbols(&packed) / 3);
     client.kill(Signal::SIGTERM);
     assert_eq!(client.finish(LIMIT).code(), 1, "{client}");
     assert!(client.stderr().contains("is kept, the same command goes on with it"), "{client}");
     // Nothing comes: that changes nothing.
     drop(server);
+    c.let_in("eth0", None);
     let client = scene::get(&c, &[SOURCE], &packed, &out, &["--timeout", "1s"]);
     assert_eq!(client.finish(LIMIT).code(), 5, "{client}");
     assert!(client.stderr().contains("what an earlier client had is kept"), "{client}");
@@ -152,10 +176,7 @@ fn work_that_was_damaged_meanwhile_is_not_believed() {
         ("the log is of nothing", |_, log| log.write_all_at(&[0xff; 20], 10).unwrap()),
     ];
     for (name, damage) in damages {
-        let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
-        scene::wait_received(&c, &client, packed.size / 2, LIMIT);
-        client.kill(Signal::SIGKILL);
-        client.finish(LIMIT);
+        killed_after(&c, &packed, &out, symbols(&packed) / 2);
         let open = |name: &str| File::options().write(true).open(folder.join(name)).unwrap();
         damage(&open(".got.carousel-part"), &open(".got.carousel-log"));
         let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
@@ -217,10 +238,7 @@ fn a_newer_release_supersedes_what_was_begun() {
     let folder = lab.fresh_dir("target");
     let out = folder.join("got");
     let server = scene::serve(&s, &old, RATE, &[]);
-    let client = scene::get(&c, &[SOURCE], &old, &out, &[]);
-    scene::wait_received(&c, &client, old.size * 9 / 10, LIMIT);
-    client.kill(Signal::SIGKILL);
-    client.finish(LIMIT);
+    killed_after(&c, &old, &out, symbols(&old) * 9 / 10);
     drop(server);
     let _server = scene::serve(&s, &new, RATE, &[]);
     let client = scene::get(&c, &[SOURCE], &new, &out, &[]);
@@ -239,9 +257,9 @@ fn a_newer_release_on_the_air_takes_the_place_of_the_one_on_its_way() {
     let folder = lab.fresh_dir("target");
     let out = folder.join("got");
     let server = scene::serve(&s, &old, RATE, &[]);
-    let client = scene::get(&c, &[SOURCE], &old, &out, &[]);
-    scene::wait_received(&c, &client, old.size / 2, LIMIT);
+    let client = stopped_after(&c, &old, &out, symbols(&old) / 2);
     drop(server);
+    c.let_in("eth0", None);
     // The older one again, under the newer one's nose: it stays with what is newest.
     let server = scene::serve(&s, &new, RATE, &[]);
     until("the newer release to begin", LIMIT, || {
@@ -264,14 +282,18 @@ fn after_a_full_disk_it_goes_on() {
     let Some(lab) = Lab::enter(test) else { return };
     let (s, c) = scene::pair(&lab);
     let packed = scene::pack(lab.dir(), 8 * MIB, &["--block-size", "256KiB"]);
-    let server = scene::serve(&s, &packed, "20M", &[]);
+    // Slow enough that the disk is full long before the object is whole.
+    let server = scene::serve(&s, &packed, "10M", &[]);
     scene::wait_sending(&s, &server);
     let folder = lab.fresh_dir("target");
     let image = lab.file("image");
-    // ext2 cannot reserve room: it only looks whether there is any.
+    // ext2 cannot reserve room: it only looks whether there is any. The log tells of 22 bytes for each symbol, and of
+    // 2,000 of 7,064 when the disk is filled.
     let script = format!(
         "{{ truncate -s 24M {0} && mkfs.ext2 -q -F {0} && mount -o loop {0} \"$0\"; }} || exit 99
-         \"$@\" & sleep 1.5; dd if=/dev/zero of=\"$0/filler\" bs=64k status=none 2>/dev/null
+         \"$@\" &
+         until [ \"$(stat -c %s \"$0/.got.carousel-log\" 2>/dev/null || echo 0)\" -ge 44048 ]; do sleep 0.02; done
+         dd if=/dev/zero of=\"$0/filler\" bs=64k status=none 2>/dev/null
          wait $!; echo \"ended $?\"; ls -A \"$0\"; rm \"$0/filler\"
          \"$@\"; echo \"then $?\"; ls -A \"$0\"; b3=$(cat \"$0/got\" | wc -c); echo \"size $b3\"",
         image.display()

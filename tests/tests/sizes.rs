@@ -46,5 +46,6 @@ fn a_hundred_mebibytes_of_zeros() {
     let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
     let got = scene::arrive(&client, &packed, &out, LIMIT);
     got.row("zeros", &format!("200M, p = 0.02: {:.3} x ideal", got.over_ideal(200e6, 0.02)));
-    assert!(got.over_ideal(200e6, 0.02) <= 1.5, "{got:?}");
+    // Whoever mixes them up has to take them again. The time is the machine's as well: 200 Mbit/s are work.
+    assert!(got.packets_per_symbol() <= 1.3, "{got:?}");
 }

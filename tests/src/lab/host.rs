@@ -188,6 +188,27 @@ impl Host {
         ));
     }
 
+    /// Lets no more than so many further packets of UDP multicast in at `interface`; `None`: all again. So a transfer
+    /// stops where a test wants to look at it, however late the test looks. What `loss` drops does not count.
+    pub fn let_in(&self, interface: &str, packets: Option<u32>) {
+        let stop = match packets {
+            None => String::new(),
+            Some(0) => "ip6 daddr ff00::/8 meta l4proto udp drop".to_owned(),
+            Some(n) => {
+                format!("ip6 daddr ff00::/8 meta l4proto udp numgen inc mod 1000000000 >= {n} drop")
+            }
+        };
+        let table = format!("netdev stop-{interface}");
+        self.nft(&format!(
+            "add table {table}\ndelete table {table}\ntable {table} {{
+  chain ingress {{
+    type filter hook ingress device \"{interface}\" priority 10; policy accept;
+    {stop}
+  }}
+}}\n"
+        ));
+    }
+
     /// What the loss rule of `interface` counted.
     pub fn loss_count(&self, interface: &str) -> LossCount {
         let count = self.counters(&format!("netdev lab-{interface}"));
