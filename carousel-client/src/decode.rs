@@ -81,7 +81,6 @@ pub fn start(
         let (todo, results, path) = (todo.clone(), results.clone(), path.to_owned());
         let (mut decoder, mut bell) = (Decoder::new(Arc::clone(file), seed.cloned(), geometry), bell()?);
         decoders.push(std::thread::spawn(move || {
-            thread::step_back();
             let failed = |e: io::Error| Failure::writing(&path, &e);
             let mut tell = |result| results.send(result).is_ok() && bell.write_all(&[0]).is_ok();
             if number == 0
@@ -89,6 +88,7 @@ pub fn start(
             {
                 return;
             }
+            thread::step_back(); // not before: without room nothing is kept
             for job in todo {
                 if !tell(decoder.work(job).map_err(failed)) {
                     return;
