@@ -9,6 +9,7 @@ use carousel_tests::{bins, figures, object};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
@@ -153,7 +154,8 @@ fn bar(
             .iter()
             .map(|device| {
                 let out = device.folder.join(format!("update of code {code}"));
-                (device, device.get(trusted, &out, &["--timeout", "4s"]), out)
+                // As long as routers need for a join, and a manifest that came through.
+                (device, device.get(trusted, &out, &["--timeout", "7s"]), out)
             })
             .collect();
         for (device, client, out) in clients {
@@ -255,7 +257,7 @@ impl Device {
         let bus = device.spawn(&args(&[&"dbus-daemon", &"--nofork", &configuration]));
         until("a bus", LIMIT, || {
             assert!(bus.is_alive(), "{bus}");
-            folder.join("bus").exists()
+            UnixStream::connect(folder.join("bus")).is_ok() // its file is there before it listens
         });
         device.running.push(bus);
         device.boot("A");
