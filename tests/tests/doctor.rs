@@ -88,7 +88,7 @@ fn most_buffer() -> u64 {
 /// Whether we may have more: root in a user namespace of its own is not root enough.
 fn may_exceed() -> bool {
     let socket = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
-    setsockopt(&socket, sockopt::RcvBufForce, &(8 << 20)).is_ok()
+    setsockopt(&socket, sockopt::RcvBufForce, &(8 * MIB as usize)).is_ok()
 }
 
 fn client(host: &Host, more: &[&str]) -> Said {
