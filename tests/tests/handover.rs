@@ -15,7 +15,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
-const LIMIT: Duration = Duration::from_secs(90);
+/// The recipes sync, which waits for all that anybody on this machine has written.
+const LIMIT: Duration = Duration::from_secs(180);
 const RECIPES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/handover");
 const SLOT: u64 = 8 * MIB;
 /// What is in a slot before.
@@ -71,7 +72,7 @@ impl Device {
         }
         let environment = vec![
             ("CAROUSEL_HANDOVER_STATE", folder.join("handed-over").display().to_string()),
-            ("CAROUSEL_HANDOVER_TIMEOUT", "60".to_owned()),
+            ("CAROUSEL_HANDOVER_TIMEOUT", "150".to_owned()),
         ];
         let hook = format!("cd {} && {RECIPES}/{hook}", folder.display());
         Self { host: host.clone(), folder, hook, environment, running: Vec::new() }
