@@ -8,8 +8,8 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-/// Who must know that contents are written waits so long for it.
-const LAST_WAIT: Duration = Duration::from_secs(2);
+/// Who must know that contents are written waits so long for it: longer than a disk that is busy with others.
+const LAST_WAIT: Duration = Duration::from_secs(5);
 
 /// What the files shall contain, in their order.
 pub type Contents = Vec<String>;

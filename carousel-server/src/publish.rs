@@ -22,8 +22,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The end of the server waits so long for the last contents to be written.
-const LAST_WAIT: Duration = Duration::from_secs(1);
+/// The end of the server waits so long for the last contents to be written: longer than a disk that is busy with others.
+const LAST_WAIT: Duration = Duration::from_secs(5);
 /// … and looks so often whether they are.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Room in the pipe, if the system grants it: the contents of a thousand channels.

@@ -7,6 +7,7 @@ use carousel_tests::figures;
 use carousel_tests::lab::{self, Host, Knot, Lab, Loss, Signing, Zone, until, zone_file};
 use carousel_tests::scene::{self, GROUP, PORT, Packed, SOURCE, args};
 use carousel_tests::topology::{Routed, SENDER, Switched};
+use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::Value;
 use std::ffi::OsString;
 use std::fs;
@@ -15,7 +16,8 @@ use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(60);
-const RATE: &str = "20M";
+/// Slow enough for the buffers of ordinary users to bridge a pause of the machine.
+const RATE: &str = "5M";
 /// Long enough to be sure of silence, short enough to wait for.
 const SHORT: [&str; 2] = ["--timeout", "4s"];
 
@@ -71,8 +73,8 @@ fn client_line(source: &str, port: u16, more: &[&str]) -> Vec<OsString> {
     let mut line = args(&[&bins::client(), &"doctor", &"--json", &"--group", &GROUP, &"--port", &port]);
     line.extend(args(&[&"--source", &source]));
     if !more.contains(&"--rcvbuf") {
-        // What everybody may have: root in a user namespace of its own is not root enough for more.
-        line.extend(args(&[&"--rcvbuf", &most_buffer().min(8 * MIB).to_string()]));
+        let most = if may_exceed() { 8 * MIB } else { most_buffer().min(8 * MIB) };
+        line.extend(args(&[&"--rcvbuf", &most.to_string()]));
     }
     line.extend(more.iter().map(OsString::from));
     line
@@ -81,6 +83,12 @@ fn client_line(source: &str, port: u16, more: &[&str]) -> Vec<OsString> {
 /// The largest receive buffer that the system gives to ordinary users.
 fn most_buffer() -> u64 {
     fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap().trim().parse().unwrap()
+}
+
+/// Whether we may have more: root in a user namespace of its own is not root enough.
+fn may_exceed() -> bool {
+    let socket = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
+    setsockopt(&socket, sockopt::RcvBufForce, &(8 * MIB as usize)).is_ok()
 }
 
 fn client(host: &Host, more: &[&str]) -> Said {
@@ -133,7 +141,7 @@ fn doctors_find_nothing_where_all_is_well() {
     let channel = &said.json["channels"][0];
     let rate = channel["rate"].as_f64().unwrap();
     // A busy machine sends less.
-    assert!((1e6..22e6).contains(&rate) && channel["source"] == SOURCE, "{said}");
+    assert!((0.25e6..5.5e6).contains(&rate) && channel["source"] == SOURCE, "{said}");
     figures::row(
         "a healthy network",
         &[
@@ -262,7 +270,14 @@ fn doctor_names_who_sends_instead() {
     let at = line.iter().position(|word| word == GROUP).unwrap();
     line[at] = "ff3e::8000:77".into();
     for line in [line.clone(), ordinary(&line)] {
-        let said = hear(&c, &line);
+        let mut said = hear(&c, &line);
+        // Without privileges it compares what comes with what came in the 0.4 s before the join, in which the server may
+        // have had no CPU.
+        for _ in 0..2 {
+            if said.json["saw_before_firewall"] == false && said.problems().contains(&"firewall") {
+                said = hear(&c, &line);
+            }
+        }
         assert_eq!((said.code, said.problems()), (5, vec!["querier", "signal"]), "{said}");
     }
     drop(running);
@@ -291,6 +306,10 @@ fn doctor_tells_the_host_s_firewall_from_the_network() {
     wall(r, "input", "udp dport 5004");
     let line = client_line(SOURCE, PORT, &["--interface", "eth0", "--timeout", "4s"]);
     for line in [line.clone(), ordinary(&line)] {
+        // Without privileges it goes by what comes with the join, and the switch goes on for a while after the last one.
+        let (port, group) = (net.switch.port(r), GROUP.parse::<Ipv6Addr>().unwrap());
+        let is_member = || net.switch.members().iter().any(|m| (&m.port, m.group) == (&port, group));
+        until("the switch to forget", LIMIT, || !is_member());
         let said = hear(r, &line);
         assert_eq!((said.code, said.problems()), (5, vec!["signal", "firewall"]), "{said}");
         // What it says to do helps, word for word.
@@ -444,7 +463,7 @@ fn doctor_looks_names_up() {
     let records = format!(
         "_carousel._udp PTR fw._carousel._udp\nfw._carousel._udp SRV 0 10 {PORT} s1\n\
          fw._carousel._udp SRV 10 10 {PORT} s2\n\
-         fw._carousel._udp TXT \"txtvers=1\" \"g={GROUP}\" \"r=20000\"\ns1 AAAA {SOURCE}\ns2 AAAA fd00:6::2\n"
+         fw._carousel._udp TXT \"txtvers=1\" \"g={GROUP}\" \"r=5000\"\ns1 AAAA {SOURCE}\ns2 AAAA fd00:6::2\n"
     );
     let text = zone_file("example.test", &records);
     let knot =
@@ -550,7 +569,7 @@ fn doctors_read_what_the_device_says() {
     assert_eq!((said.code, said.problems()), (0, vec![]), "{said}");
     assert!(said.about("rate").contains("which carries 10.00 Gbit/s"), "{said}");
     s.ip("link set eth0 txqueuelen 1");
-    let said = ask_server(RATE);
+    let said = ask_server("20M"); // at which several packets leave at once
     assert!(said.at("note").contains(&"send-queue"), "{said}");
     let said = ask_server("9.5G");
     assert!(said.problems().contains(&"rate"), "{said}");

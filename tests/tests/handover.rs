@@ -9,12 +9,14 @@ use carousel_tests::{bins, figures, object};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
-const LIMIT: Duration = Duration::from_secs(90);
+/// The recipes sync, which waits for all that anybody on this machine has written.
+const LIMIT: Duration = Duration::from_secs(180);
 const RECIPES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/handover");
 const SLOT: u64 = 8 * MIB;
 /// What is in a slot before.
@@ -70,7 +72,7 @@ impl Device {
         }
         let environment = vec![
             ("CAROUSEL_HANDOVER_STATE", folder.join("handed-over").display().to_string()),
-            ("CAROUSEL_HANDOVER_TIMEOUT", "60".to_owned()),
+            ("CAROUSEL_HANDOVER_TIMEOUT", "150".to_owned()),
         ];
         let hook = format!("cd {} && {RECIPES}/{hook}", folder.display());
         Self { host: host.clone(), folder, hook, environment, running: Vec::new() }
@@ -153,7 +155,8 @@ fn bar(
             .iter()
             .map(|device| {
                 let out = device.folder.join(format!("update of code {code}"));
-                (device, device.get(trusted, &out, &["--timeout", "4s"]), out)
+                // As long as routers need for a join, and a manifest that came through.
+                (device, device.get(trusted, &out, &["--timeout", "7s"]), out)
             })
             .collect();
         for (device, client, out) in clients {
@@ -255,7 +258,7 @@ impl Device {
         let bus = device.spawn(&args(&[&"dbus-daemon", &"--nofork", &configuration]));
         until("a bus", LIMIT, || {
             assert!(bus.is_alive(), "{bus}");
-            folder.join("bus").exists()
+            UnixStream::connect(folder.join("bus")).is_ok() // its file is there before it listens
         });
         device.running.push(bus);
         device.boot("A");

@@ -201,7 +201,7 @@ fn files_tell_what_happened() {
         of_client.metrics.clone(),
     ]);
 
-    let quiet = s.traffic("eth0");
+    let (quiet, dropped) = (s.traffic("eth0"), lab::softnet_drops());
     let server = scene::serve(&s, &packed, "10M", &of_server.options());
     scene::wait_sending(&s, &server);
     c.loss("eth0", Loss::PerMille(80));
@@ -275,7 +275,9 @@ fn files_tell_what_happened() {
     let received = got.done.packets_received;
     assert!((came / 2..=came).contains(&received), "{received} of {came} packets");
     let lost = got.done.packets_lost;
-    assert!((count.lost / 2..=count.lost).contains(&lost), "{lost} of {} lost", count.lost);
+    // What a machine without CPU time drops is lost too, and no rule of ours has counted it.
+    let dropped = lab::softnet_drops() - dropped + told["packets_overflowed"].as_u64().unwrap();
+    assert!((count.lost / 2..=count.lost + dropped).contains(&lost), "{lost} of {} lost", count.lost);
     let bytes = told["bytes_received"].as_f64().unwrap();
     assert_eq!(bytes, received as f64 * PACKET_BYTES, "every packet is that long");
     let cycles = told["cycles"].as_f64().unwrap();
@@ -286,7 +288,8 @@ fn files_tell_what_happened() {
         |name: &str| metrics.value(&format!("carousel_client_channel_loss_burst_packets_{name}"), &[]);
     let mean = total("sum") / total("count");
     assert_eq!(total("sum"), lost as f64, "the bursts are all that was lost");
-    assert!((1.0..1.35).contains(&mean), "bursts of {mean} packets by chance");
+    let longest = 1.35 + dropped as f64 / total("count");
+    assert!((1.0..longest).contains(&mean), "bursts of {mean} packets by chance");
 
     // The server: its interface has counted, too. Some packets are the kernel's own.
     let (told, metrics) = (status(&of_server.status), Metrics::read(&of_server.metrics));
@@ -297,8 +300,9 @@ fn files_tell_what_happened() {
     );
     let [channel] = &told["channels"].as_array().unwrap()[..] else { panic!("{told}") };
     let sent = channel["packets_sent"].as_u64().unwrap();
-    let on_the_wire = after.tx_packets - quiet.tx_packets;
-    assert!((sent..=sent + 30).contains(&on_the_wire), "{sent} told, {on_the_wire} sent");
+    // A cable's end does not count what the other end drops for want of CPU time.
+    let on_the_wire = after.tx_packets - quiet.tx_packets + after.tx_dropped - quiet.tx_dropped;
+    assert!((sent..=sent + 30 + dropped).contains(&on_the_wire), "{sent} told, {on_the_wire} sent");
     assert_eq!(channel["bytes_sent"].as_f64().unwrap(), sent as f64 * PACKET_BYTES);
     assert_eq!((&channel["name"], &channel["seq"]), (&HOSTILE_NAME.into(), &7.into()));
     assert_eq!((&channel["source"], &channel["rate"]), (&SOURCE.into(), &10_000_000.into()));
@@ -340,12 +344,24 @@ fn bursts_are_those_of_the_wire() {
         ("bursts of 10, reordered", bursts(10.0), reordered),
         ("bursts of 100", bursts(100.0), Duration::ZERO),
     ] {
-        wire.set(Impairment { loss, delay_up_to, ..Impairment::default() });
-        let (files, out) = (Files::new(&lab, "get"), lab.file("got"));
-        let client = scene::get(&c, &[SOURCE], &packed, &out, &files.options());
-        let got = scene::arrive(&client, &packed, &out, LIMIT);
-        let counts = wire.counts();
-        fs::remove_file(&out).unwrap();
+        let transfer = || {
+            wire.set(Impairment { loss, delay_up_to, ..Impairment::default() });
+            let (files, out) = (Files::new(&lab, "get"), lab.file("got"));
+            let client = scene::get(&c, &[SOURCE], &packed, &out, &files.options());
+            let got = scene::arrive(&client, &packed, &out, LIMIT);
+            let counts = wire.counts();
+            fs::remove_file(&out).unwrap();
+            (files, got, counts)
+        };
+        let mut done = transfer();
+        // A wire that got no CPU time for a while holds hundreds of packets, not 30; if the object is complete just then,
+        // all of those that have not come are losses.
+        for _ in 0..3 {
+            if !delay_up_to.is_zero() && wire.most_held() > 100 {
+                done = transfer();
+            }
+        }
+        let (files, got, counts) = done;
         let metrics = Metrics::read(&files.metrics);
         let value = |what: &str, labels: &[(&str, &str)]| {
             metrics.value(&format!("carousel_client_channel_loss_burst_packets_{what}"), labels)
@@ -919,6 +935,16 @@ fn query(host: &Host, query: &str) -> Vec<Value> {
     answer["data"]["result"].as_array().unwrap().clone()
 }
 
+/// The same, until it has data: when the exporter did not answer within its second, there is none until the next one.
+fn data(host: &Host, expression: &str) -> Vec<Value> {
+    let mut answer = Vec::new();
+    until(&format!("data for {expression}"), LIMIT, || {
+        answer = query(host, expression);
+        !answer.is_empty()
+    });
+    answer
+}
+
 /// Two words that belong together.
 type Pair = (String, String);
 
@@ -999,14 +1025,14 @@ fn prometheus_answers_every_query_of_the_dashboard() {
     let told = status(&of_client.status);
     let ended = "carousel_client_exit_code{transfer=\"get\"} == 0";
     until("Prometheus to hear of the end", LIMIT, || !query(&s, ended).is_empty());
-    assert!(!query(&s, "carousel_client_exit_code{transfer=\"failed\"} == 5").is_empty(), "{exporter}");
-    assert_eq!(query(&s, "node_textfile_scrape_error")[0]["value"][1], "0", "{exporter}");
+    data(&s, "carousel_client_exit_code{transfer=\"failed\"} == 5");
+    assert_eq!(data(&s, "node_textfile_scrape_error")[0]["value"][1], "0", "{exporter}");
 
     let (queries, variables) = dashboard();
     assert!(queries.len() > 20 && variables.len() == 2, "{queries:?} {variables:?}");
     for (metric, label) in &variables {
         assert!(
-            query(&s, metric).iter().all(|series| series["metric"][label].is_string()),
+            data(&s, metric).iter().all(|series| series["metric"][label].is_string()),
             "{metric} {label}"
         );
     }
@@ -1016,21 +1042,25 @@ fn prometheus_answers_every_query_of_the_dashboard() {
             plain = plain.replace(&format!("${label}"), ".*");
         }
         assert!(!plain.contains('$'), "{panel}: a variable that this test does not know: {expression}");
-        let answer = query(&s, &plain);
-        let values = answer.iter().filter_map(|series| series["value"][1].as_str()?.parse::<f64>().ok());
-        assert!(values.clone().any(f64::is_finite), "{panel}: no data for {expression}: {answer:?}");
+        // One that divides may have nothing but NaN while a series is missing. A minute later there are no rates.
+        until(&format!("{panel}: data for {expression}"), Duration::from_secs(20), || {
+            let answer = query(&s, &plain);
+            let mut values =
+                answer.iter().filter_map(|series| series["value"][1].as_str()?.parse::<f64>().ok());
+            values.any(f64::is_finite)
+        });
     }
     // What it says is what the client said; and all that was lost shows in the heat map's buckets.
     let value = |expression: &str| -> f64 {
-        let answer = query(&s, expression);
+        let answer = data(&s, expression);
         answer[0]["value"][1].as_str().unwrap().parse().unwrap_or_else(|e| panic!("{e}: {answer:?}"))
     };
     let lost = value("sum(carousel_client_channel_packets_lost_total{transfer=\"get\"})");
     assert_eq!(Some(lost), told["packets_lost"].as_f64());
     assert_eq!(value("sum(carousel_client_channel_loss_burst_packets_sum{transfer=\"get\"})"), lost);
-    let named = query(&s, "carousel_client_object_info{transfer=\"get\"}");
+    let named = data(&s, "carousel_client_object_info{transfer=\"get\"}");
     assert_eq!(named[0]["metric"]["name"], HOSTILE_NAME, "{named:?}");
-    let whole = query(
+    let whole = data(
         &s,
         "carousel_client_cycles * on (instance, transfer) group_left (name, seq) carousel_client_object_info",
     );

@@ -15,6 +15,8 @@ const DUPLICATES: f64 = 0.01;
 const FEW: u64 = 50;
 /// So many packets, as long as these, do not come unasked: ours are, those of the neighbourhood are not.
 const BULK: (f64, f64) = (20.0, 600.0);
+/// … and they are more than so many times what came before: half a second of that is a rough measure.
+const MORE: f64 = 1.5;
 /// No device that runs this was made before: 2025-01-01.
 const LEAST_TIME: u64 = 1_735_689_600;
 /// A clock may be so far behind the one that signed, seconds.
@@ -318,7 +320,8 @@ fn has_bulk(facts: &Facts) -> bool {
     let quiet = before.link_since(first, count) as f64 / facts.heard.quiet_seconds.max(0.1);
     let came = after.link_since(before, count) as f64;
     let mean = after.link_since(before, bytes) as f64 / came.max(1.0);
-    came - quiet * facts.heard.seconds >= BULK.0 && mean >= BULK.1
+    let as_before = quiet * facts.heard.seconds;
+    came - as_before >= BULK.0 && came >= as_before * MORE && mean >= BULK.1
 }
 
 fn allow(wanted: &Channel) -> String {
@@ -634,6 +637,10 @@ mod tests {
         // The same came before the join.
         facts.heard.counters[1] =
             Counters::of(&[("Ip6InMcastPkts", 90), ("Ip6InMcastOctets", 90 * 1280)], &[]);
+        assert_eq!(trouble(&facts).0, [("signal", Problem)]);
+        // Nor is it news if somewhat less came before: that was counted for half a second only.
+        facts.heard.counters[1] =
+            Counters::of(&[("Ip6InMcastPkts", 62), ("Ip6InMcastOctets", 62 * 1280)], &[]);
         assert_eq!(trouble(&facts).0, [("signal", Problem)]);
         // Small packets are the neighbourhood's.
         let mut facts = silent();

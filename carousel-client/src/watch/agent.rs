@@ -247,6 +247,11 @@ impl Agent {
 
     /// What to do next; `None`: nothing before [`Agent::poll_timeout`] or an event.
     pub fn poll_action(&mut self, now: Now) -> Option<Action> {
+        if matches!(self.queue.front(), Some(Action::Look | Action::Receive)) && !self.may_receive(now) {
+            // Since that was decided the window has closed, or somebody has forbidden it.
+            self.queue.pop_front();
+            (self.activity, self.look_at) = (Activity::Idle, now.ms);
+        }
         if self.queue.is_empty() {
             match self.activity {
                 Activity::Idle => self.begin(now),

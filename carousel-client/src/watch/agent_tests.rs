@@ -317,6 +317,18 @@ fn it_goes_on_after_a_reboot_in_any_state() {
 }
 
 #[test]
+fn what_is_forbidden_after_a_look_does_not_begin() {
+    let mut w = World::new(rules());
+    w.expect(Action::Look);
+    w.agent.handle_looked(w.now, offer(42));
+    w.agent.handle_inhibited(true);
+    assert_eq!(w.next(MINUTE), None, "not even to be stopped at once");
+    assert_eq!((w.agent.state(), w.agent.waits_for(w.now)), (State::Waiting, Some("the inhibit file")));
+    w.agent.handle_inhibited(false);
+    w.receive(42);
+}
+
+#[test]
 fn windows_and_inhibition_hold_it_back() {
     let windows = |text: &str| Windows::parse(&[text.to_owned()], 0).unwrap();
     let r = Rules { receive: windows("01:00-02:00"), apply: windows("03:00-04:00"), ..rules() };

@@ -142,6 +142,12 @@ impl Wire {
         WireCounts { overrun, ..lock(&self.fates).counts }
     }
 
+    /// Most packets that it held back at a moment since `set`. Where it had no CPU time for a while, what came meanwhile
+    /// is held all at once, and leaves in another order altogether.
+    pub fn most_held(&self) -> usize {
+        lock(&self.fates).most_held
+    }
+
     /// A TAP counts as dropped what it could not queue for us.
     fn overruns(&self) -> u64 {
         self.ends.iter().map(|(host, interface)| host.traffic(interface).tx_dropped).sum()
@@ -216,6 +222,8 @@ impl Direction {
                                 number += 1;
                                 held.push(Reverse((now + hold, number, frame.to_vec())));
                             }
+                            let mut fates = lock(fates);
+                            fates.most_held = fates.most_held.max(held.len());
                         }
                     }
                 }
@@ -268,12 +276,13 @@ struct Fates {
     /// Whether the last packet was lost.
     losing: bool,
     counts: WireCounts,
+    most_held: usize,
 }
 
 impl Fates {
     fn new(impairment: Impairment, seed: u64) -> Self {
         let counts = WireCounts::default();
-        Self { impairment, dice: Dice(seed), bad: false, losing: false, counts }
+        Self { impairment, dice: Dice(seed), bad: false, losing: false, counts, most_held: 0 }
     }
 
     /// Damages the frame, perhaps, and says how long each of its copies is held.
