@@ -128,7 +128,8 @@ fn killed_client_leaves_no_target_and_the_target_is_never_partial() {
     let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
     // Far from its end: it must not get there before the signal gets to it.
     scene::wait_received(&c, &client, packed.size / 4, LIMIT);
-    assert!(fs::read_dir(&folder).unwrap().next().is_some(), "the client works beside the target");
+    let works = || fs::read_dir(&folder).unwrap().next().is_some();
+    until("the client to work beside the target", LIMIT, || works() || !client.is_alive());
     client.kill(Signal::SIGKILL);
     assert_eq!(client.finish(LIMIT).code(), -9);
     assert!(!out.exists(), "a killed client left a target");
