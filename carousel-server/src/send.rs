@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 const LONGEST_WAIT: Duration = Duration::from_millis(200);
 /// How long to wait before the network is tried again after it has gone.
 const RETRY: Duration = Duration::from_millis(100);
+/// How a complaint ends that the network has gone, in whichever of its ways.
+const GONE: &str = "is the interface up, and has it an IPv6 address?";
 /// How many nanoseconds before it is sent a record is read from disk: more than a disk takes to come round to it.
 const READ_AHEAD_NS: u64 = 250_000_000;
 /// Every channel hears of a change within this time.
@@ -148,6 +150,8 @@ fn kind(bundle: &Bundle, item: Item) -> Kind {
 struct Link {
     target: Target,
     sender: Option<Sender>,
+    /// Whether packets came from an address that is not link-local.
+    widely_known: bool,
     /// Whether packets go out in trains: until the kernel or the interface proves unable to.
     trains: bool,
     /// What is wrong at the moment, so that it is said once.
@@ -157,7 +161,7 @@ struct Link {
 
 impl Link {
     fn new(target: Target, tally: Arc<Tally>) -> Self {
-        Self { target, sender: None, trains: true, trouble: None, tally }
+        Self { target, sender: None, widely_known: false, trains: true, trouble: None, tally }
     }
 
     /// Sends a burst as far as possible; how many packets went out.
@@ -170,7 +174,7 @@ impl Link {
             let about_trains = |error: &io::Error| trains && rest.len() > 1 && may_be_about_trains(error);
             let sender = match self.sender.take() {
                 Some(sender) => Ok(sender),
-                None => Sender::open(&self.target).inspect(|sender| self.tally.set_source(sender.source())),
+                None => self.open(),
             };
             let result = sender.and_then(|mut sender| {
                 let sent = sender.send(rest, trains);
@@ -209,6 +213,20 @@ impl Link {
         (burst.len() - rest.len()) as u64
     }
 
+    /// A socket, which keeps its source address for ever. An interface that comes up has a link-local address first, and
+    /// the one that clients know later: until then the network is still gone.
+    fn open(&mut self) -> io::Result<Sender> {
+        let sender = Sender::open(&self.target)?;
+        let source = sender.source();
+        let wide = source.is_some_and(|source| !source.is_unicast_link_local());
+        if self.widely_known && !wide {
+            return Err(io::Error::from_raw_os_error(libc::ENETUNREACH));
+        }
+        self.widely_known |= wide;
+        self.tally.set_source(source);
+        Ok(sender)
+    }
+
     fn complain(&mut self, error: &io::Error) {
         let text = match error.raw_os_error() {
             Some(libc::EMSGSIZE) => {
@@ -224,11 +242,12 @@ impl Link {
                     .to_owned()
             }
             Some(libc::ENETUNREACH | libc::EADDRNOTAVAIL | libc::ENETDOWN | libc::ENODEV) => {
-                format!("{}: is the interface up, and has it an IPv6 address?", plain(error))
+                format!("{}: {GONE}", plain(error))
             }
             _ => plain(error),
         };
-        if self.trouble.as_ref() != Some(&text) {
+        let said = |before: &String| *before == text || (before.ends_with(GONE) && text.ends_with(GONE));
+        if !self.trouble.as_ref().is_some_and(said) {
             tracing::warn!("{}: {text}; going on", self.target);
             self.trouble = Some(text);
         }

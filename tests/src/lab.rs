@@ -233,16 +233,16 @@ pub fn skip(test: &str, why: &str) {
     assert!(std::env::var_os("CI").is_none_or(|v| v != "true"), "skipped under CI: {why}");
 }
 
-/// Repeats a measurement during which the machine itself dropped packets; after three such the test is skipped.
+/// Repeats a measurement during which the machine itself dropped packets; after five such the test is skipped.
 pub fn conclusive<T>(test: &str, mut measure: impl FnMut() -> T) -> Option<T> {
-    for _ in 0..3 {
+    for _ in 0..5 {
         let before = softnet_drops();
         let result = measure();
         if softnet_drops() == before {
             return Some(result);
         }
     }
-    skip(test, "inconclusive three times: the machine dropped packets");
+    skip(test, "inconclusive five times: the machine dropped packets");
     None
 }
 

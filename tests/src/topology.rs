@@ -88,6 +88,10 @@ impl Routed {
         );
         match configs {
             None => {
+                // It asks every 5 s, at which the switch, made for questions every 2 s, would forget it and flood for
+                // almost two of them. RFC 3810, sections 9.4 and 9.5: two questions and the time to answer.
+                let memory = "mcast_querier_interval 1100 mcast_membership_interval 1100";
+                last.host().ip(&format!("link set br0 type bridge {memory}"));
                 r1.start(&first_hop);
                 r2.start(&last_hop);
             }

@@ -47,6 +47,7 @@ fn source_specific_join_hears_only_its_source() {
         foreign.send(b"foreign").unwrap();
         honest.send(b"honest").unwrap();
     }
+    until("all of them to reach the host", Duration::from_secs(5), || c.loss_count("eth0").seen >= 100);
     let heard = drain(&socket);
     assert_eq!(heard.len(), 50);
     assert!(heard.iter().all(|packet| packet == b"honest"));
@@ -62,11 +63,15 @@ fn random_loss_is_random_and_exact_loss_exact() {
     let out = sender(&s, "fd00:6::1");
     for (loss, low, high) in [(Loss::PerMille(100), 850, 1150), (Loss::EveryNth(10), 1000, 1000)] {
         c.loss("eth0", loss);
-        for _ in 0..10_000 {
+        for n in 0..10_000 {
             out.send(&[0; 100]).unwrap();
+            if n % 100 == 99 {
+                // On a busy machine the kernel delivers when it gets a CPU, and lets only a thousand packets wait.
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
+        until("all of them", Duration::from_secs(5), || c.loss_count("eth0").seen == 10_000);
         let count = c.loss_count("eth0");
-        assert_eq!(count.seen, 10_000);
         // Five standard deviations (30 each) of the random one.
         assert!((low..=high).contains(&count.lost), "{loss:?}: {count:?}");
     }
@@ -82,7 +87,7 @@ fn offloaded_trains_meet_the_loss_as_single_packets() {
     let out = sender(&s, "fd00:6::1");
     nix::sys::socket::setsockopt(&out, nix::sys::socket::sockopt::UdpGsoSegment, &1232).unwrap();
     out.send(&vec![7; 1232 * 40]).unwrap();
-    assert_eq!(c.loss_count("eth0").seen, 40);
+    until("forty packets", Duration::from_secs(5), || c.loss_count("eth0").seen == 40);
     // The same with a receiving thread of its own, which is allowed to merge packets.
     c.bill_apart("eth0");
     out.send(&vec![7; 1232 * 40]).unwrap();
@@ -109,7 +114,8 @@ fn programs_are_measured() {
     assert!((64 << 20..80 << 20).contains(&dd.peak_rss), "{dd:?}");
     // A small program must not be billed for our own size: make this process large first.
     let ballast = std::hint::black_box(vec![1_u8; 100 << 20]);
-    let sleep = host.run(&["sleep", "0.1"]).exit;
+    // A second: who looks at it may have to wait for a CPU.
+    let sleep = host.run(&["sleep", "1"]).exit;
     assert!(sleep.peak_rss < 20 << 20 && sleep.peak_rss > 0, "{sleep:?} beside {}", ballast.len());
     let orphans = host.run(&["sh", "-c", "sleep 1000 & readlink /proc/self/ns/net"]);
     until("its orphan to be gone", Duration::from_secs(5), || {
@@ -146,7 +152,7 @@ fn the_forger_copies_what_its_host_sends() {
     });
     let mut buffer = [0; 2048];
     until("a forged packet", Duration::from_secs(5), || {
-        let n = socket.recv(&mut buffer).unwrap();
+        let n = socket.recv(&mut buffer).unwrap_or(0);
         n == 1232 && buffer[..n].iter().filter(|&&byte| byte != 0x55).count() == 1
     });
 }
@@ -316,7 +322,8 @@ fn a_kept_lab_lives_until_it_is_interrupted() {
         let Some(victim) = Victim::start("a_kept_lab_lives_until_it_is_interrupted", &env) else { return };
         until("the scenario's end", Duration::from_secs(10), || victim.stderr().contains("Ctrl-C ends it"));
         let (text, nets) = (victim.stderr(), victim.words("NET"));
-        assert_eq!(holders(&nets), 5, "{text}");
+        // What strace starts to try itself out may have stood for one of them when the victim counted.
+        until("its programs to be there", Duration::from_secs(10), || holders(&nets) == 5);
         let (before, after) = text.split_once(how).unwrap();
         for (host, net) in ["s", "c"].iter().zip(&nets) {
             let line = |text: &str| {

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 const FLAT: f64 = 2.0;
 const WINDOWS: usize = 3;
 const SECOND: Duration = Duration::from_secs(1);
+/// After it was sent, a packet may wait so long for the thread that receives it at the other end.
+const ON_THE_WAY: Duration = Duration::from_millis(200);
 
 /// What a server did in a stretch of time.
 struct Window {
@@ -54,15 +56,17 @@ impl Window {
 struct Cost {
     bytes_per_second: f64,
     nanos_per_packet: f64,
+    /// Of what was sent, the share that came to the receiver that got least.
+    heard: f64,
 }
 
 impl Cost {
-    fn of(windows: &[Window]) -> Self {
+    fn of(windows: &[Window], heard: f64) -> Self {
         let seconds: f64 = windows.iter().map(|w| w.seconds).sum();
         let bytes: u64 = windows.iter().map(|w| w.bytes).sum();
         let nanos = windows.iter().map(|w| w.cpu_nanos as f64 / w.packets as f64);
         let nanos_per_packet = nanos.fold(f64::MAX, f64::min);
-        Self { bytes_per_second: bytes as f64 / seconds, nanos_per_packet }
+        Self { bytes_per_second: bytes as f64 / seconds, nanos_per_packet, heard }
     }
 
     fn row(&self, what: &str, receivers: usize) {
@@ -78,22 +82,24 @@ impl Cost {
 }
 
 /// Measures for each number of receivers, and holds the cost against that of the first. A server that gets no
-/// CPU sends less, which is no fault of its own, and makes the next figure look large; so there are three attempts.
+/// CPU sends less, which is no fault of its own, and makes the next figure look large; and a machine without CPU loses
+/// packets. So there are four attempts. Packets for each receiver would make the bytes ten times as many.
 fn assert_flat(receivers: &[usize], measure: impl Fn(usize) -> Cost) {
     let mut first = measure(receivers[0]);
     for n in &receivers[1..] {
         let mut least = f64::MAX;
-        for attempt in 1..=3 {
+        for attempt in 1..=4 {
             let cost = measure(*n);
             least = least.min(cost.nanos_per_packet);
             let cpu = least / first.nanos_per_packet;
             let bytes = cost.bytes_per_second / first.bytes_per_second;
-            if cpu <= FLAT && (0.9..=1.01).contains(&bytes) {
+            let heard = cost.heard.min(first.heard);
+            if cpu <= FLAT && (0.9..=1.1).contains(&bytes) && heard > 0.95 {
                 break;
             }
             assert!(
-                attempt < 3,
-                "{n} receivers cost {cpu:.2} times the CPU per packet and {bytes:.4} of the bytes"
+                attempt < 4,
+                "{n} receivers cost {cpu:.2} times the CPU per packet and {bytes:.4} of the bytes, and heard {heard:.3}"
             );
             let again = measure(receivers[0]);
             // Never the dearer one: that would excuse what is being judged.
@@ -110,8 +116,9 @@ fn two_hundred_hosts_cost_the_server_nothing() {
     let crowd = lab.crowd(&format!("{SOURCE}/64"), 200, 1280);
     figures::row("raising 200 hosts", &[("s", &format!("{:.1}", began.elapsed().as_secs_f64()))]);
 
-    // Two cores carry 200 clients that wake up for each packet, 50 times a second.
-    let packed = scene::pack(lab.dir(), 450_000, &["--block-size", "1MiB"]);
+    // Two cores carry 200 clients that wake up for each packet, 50 times a second. Twelve seconds: the first of them
+    // must still be there when the last has joined and three windows have passed.
+    let packed = scene::pack(lab.dir(), 700_000, &["--block-size", "1MiB"]);
     let server = scene::serve(&crowd.server, &packed, "500k", &[]);
     scene::wait_sending(&crowd.server, &server);
     let cost = |n: usize| {
@@ -123,20 +130,27 @@ fn two_hundred_hosts_cost_the_server_nothing() {
 
         let received =
             |hosts: &[Host]| -> Vec<u64> { hosts.iter().map(|host| host.traffic("eth0").rx_bytes).collect() };
-        let before = (received(members), received(others), crowd.server.traffic("eth0").tx_bytes);
+        // What each of them received embraces what is counted as sent: to read 200 counters takes time.
+        let before = (received(members), received(others));
+        let sent_before = crowd.server.traffic("eth0").tx_bytes;
         let windows: Vec<Window> =
             (0..WINDOWS).map(|_| Window::during(&crowd.server, &server, || sleep(SECOND))).collect();
-        let after = (received(members), received(others), crowd.server.traffic("eth0").tx_bytes);
+        let sent = (crowd.server.traffic("eth0").tx_bytes - sent_before) as f64;
+        sleep(ON_THE_WAY);
+        let after = (received(members), received(others));
         let still = members.iter().filter(|member| scene::joined(member) == 1).count();
         assert_eq!(still, n, "clients that were there until the windows closed");
-        // Reports of the members go to all; they are less than a tenth of what the server sends.
-        let sent = (after.2 - before.2) as f64;
+        // Reports of the members go to all; they are less than a tenth of what the server sends, or on a slow machine,
+        // where there are more of them to one window, a third.
         let share = |from: &[u64], to: &[u64]| -> Vec<f64> {
             to.iter().zip(from).map(|(to, from)| (to - from) as f64 / sent).collect()
         };
         let (heard, overheard) = (share(&before.0, &after.0), share(&before.1, &after.1));
-        assert!(heard.iter().all(|share| *share > 0.95), "of what was sent each member heard {heard:?}");
-        assert!(overheard.iter().all(|share| *share < 0.5), "and each of the others {overheard:?}");
+        assert!(
+            overheard.iter().all(|share| *share < 0.7),
+            "of what was sent others overheard {overheard:?}"
+        );
+        let heard = heard.into_iter().fold(f64::MAX, f64::min);
 
         let exit = clients.finish(60 * SECOND);
         assert_eq!(exit.code(), 0, "{clients}");
@@ -144,7 +158,7 @@ fn two_hundred_hosts_cost_the_server_nothing() {
             assert_eq!(object::digest(out).unwrap(), packed.digest, "{}", out.display());
             fs::remove_file(out).unwrap();
         }
-        let cost = Cost::of(&windows);
+        let cost = Cost::of(&windows, heard);
         cost.row("hosts with a client each", n);
         cost
     };
@@ -158,7 +172,8 @@ fn a_thousand_clients_on_one_host_all_finish() {
     let (s, c) = scene::pair(&lab);
     c.bill_apart("eth0");
     let packed = scene::pack(lab.dir(), 160 << 10, &["--block-size", "1MiB"]);
-    let server = scene::serve(&s, &packed, "100k", &[]);
+    // 22 s: the first client must still be there when the last has joined, which takes five, or on some machines ten.
+    let server = scene::serve(&s, &packed, "64k", &[]);
     scene::wait_sending(&s, &server);
 
     let available = available_memory();
@@ -166,7 +181,7 @@ fn a_thousand_clients_on_one_host_all_finish() {
     // Nearly at once all of them have what they need, and wait for a core to decode on.
     let clients = scene::get_each(&lab, &gets, &packed, &["--quiet", "--timeout", "100s"]);
     let (mut joined, mut all_joined, mut least) = (0, 0.0, available);
-    until("the clients to end", 120 * SECOND, || {
+    until("the clients to end", 180 * SECOND, || {
         let now = scene::joined(&c);
         if now > joined {
             (joined, all_joined) = (now, clients.started().elapsed().as_secs_f64());
@@ -232,10 +247,10 @@ fn server_cpu_is_flat_from_one_to_two_thousand_receivers() {
             })
             .collect();
         let sent = s.traffic("eth0").tx_packets - before;
+        sleep(ON_THE_WAY);
         drain(&sockets, &mut heard);
         let least = heard.iter().copied().min().unwrap_or(0);
-        assert!(least as f64 >= 0.95 * sent as f64, "{least} of {sent} packets reached a socket of {n}");
-        let cost = Cost::of(&windows);
+        let cost = Cost::of(&windows, least as f64 / sent as f64);
         cost.row("sockets on one host", n);
         cost
     };

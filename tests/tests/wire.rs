@@ -3,6 +3,7 @@
 
 use carousel_tests::lab::{Flip, Host, Impairment, Lab, Wire, WireCounts, WireLoss, until};
 use carousel_tests::scene::{self, CLIENT, GROUP, PORT, SOURCE};
+use nix::sys::socket::{setsockopt, sockopt};
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,8 +20,17 @@ fn sender(host: &Host) -> UdpSocket {
         let socket = UdpSocket::bind((SOURCE, 0)).unwrap();
         let index = nix::net::if_::if_nametoindex("eth0").unwrap();
         socket2::SockRef::from(&socket).set_multicast_if_v6(index).unwrap();
+        be_patient(&socket);
         socket
     })
+}
+
+/// Has room for two seconds without a CPU, where that is allowed, and waits for a second whether more comes.
+fn be_patient(socket: &UdpSocket) {
+    if setsockopt(socket, sockopt::RcvBufForce, &(8 << 20)).is_err() {
+        socket2::SockRef::from(socket).set_recv_buffer_size(4 << 20).unwrap();
+    }
+    socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
 }
 
 fn receiver(host: &Host) -> UdpSocket {
@@ -28,8 +38,7 @@ fn receiver(host: &Host) -> UdpSocket {
         let socket = UdpSocket::bind(("::", PORT)).unwrap();
         let index = nix::net::if_::if_nametoindex("eth0").unwrap();
         socket.join_multicast_v6(&GROUP.parse().unwrap(), index).unwrap();
-        socket2::SockRef::from(&socket).set_recv_buffer_size(4 << 20).unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        be_patient(&socket);
         socket
     })
 }
@@ -94,17 +103,30 @@ impl Scene {
         Self { s, c, wire }
     }
 
-    /// Sends datagrams to the group over the impaired wire.
+    /// Sends datagrams to the group over the impaired wire. What arrives is what the wire sent on, without those that the
+    /// kernel refused for their checksum. A machine without a CPU for the wire, or for us, has two more attempts.
     fn multicast(&self, impairment: Impairment, count: u32) -> (Vec<Arrival>, WireCounts) {
-        let (from, to) = (sender(&self.s), receiver(&self.c));
-        self.wire.set(impairment);
-        let arrivals = cross(&from, &to, group(), count);
-        let counts = self.wire.counts();
-        println!("{impairment:?}: {counts:?}");
-        assert_eq!((counts.seen, counts.overrun), (u64::from(count), 0), "{counts:?}");
-        assert_eq!(counts.forwarded, counts.seen - counts.lost + counts.duplicated, "{counts:?}");
-        assert_eq!(self.c.snmp6().buffer_losses(), 0, "the test's own socket was too slow");
-        (arrivals, counts)
+        let mut spoilt = Vec::new();
+        for _ in 0..3 {
+            let (from, to) = (sender(&self.s), receiver(&self.c));
+            let kernel = || {
+                let counters = self.c.snmp6();
+                (counters.buffer_losses(), counters.get("Udp6InCsumErrors"))
+            };
+            let before = kernel();
+            self.wire.set(impairment);
+            let arrivals = cross(&from, &to, group(), count);
+            let counts = self.wire.counts();
+            println!("{impairment:?}: {counts:?}");
+            let (missed, refused) = (kernel().0 - before.0, kernel().1 - before.1);
+            let arrived = arrivals.len() as u64 + refused;
+            if (counts.seen, counts.overrun, missed, arrived) == (u64::from(count), 0, 0, counts.forwarded) {
+                assert_eq!(counts.forwarded, counts.seen - counts.lost + counts.duplicated, "{counts:?}");
+                return (arrivals, counts);
+            }
+            spoilt.push((counts, missed, arrived));
+        }
+        panic!("three times not all was sent on, or not all of that arrived (missed, arrived): {spoilt:?}");
     }
 }
 
@@ -130,7 +152,6 @@ fn worst_wire_leaves_unicast_alone() {
     wire.set(Impairment { loss, duplicate: 1.0, delay_up_to, flip });
     let (there, back) = (sender(&s), receiver(&c));
     for (from, to, goal) in [(&there, &back, CLIENT), (&back, &there, SOURCE)] {
-        to.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         let goal = SocketAddr::from((goal.parse::<Ipv6Addr>().unwrap(), to.local_addr().unwrap().port()));
         let arrivals = cross(from, to, goal, 1000);
         assert_eq!(numbers(&arrivals), (0..1000).collect::<Vec<_>>());
@@ -211,8 +232,9 @@ fn delays_are_spread_and_packets_overtake_each_other() {
         // Late by less than 2 ms, as a rule.
         quarter > 2500 - 217 - 200 && mean < limit / 2 + Duration::from_micros(3500)
     };
-    // Being late may be the machine's fault; the wire's fault would be there again.
-    assert!(attempt() || attempt(), "twice late");
+    // Being late may be the machine's fault: a seventh of a second without a CPU is enough. The wire's fault would be
+    // there again.
+    assert!((0..4).any(|_| attempt()), "four times late");
 }
 
 #[test]
@@ -221,10 +243,9 @@ fn flipped_bits_die_in_the_kernel_or_reach_the_application() {
     let Some(lab) = Lab::enter_with_wires(name) else { return };
     let scene = Scene::new(&lab);
     for mend_checksum in [false, true] {
-        let before = scene.c.snmp6().get("Udp6InCsumErrors");
         let flip = Some(Flip { fraction: 0.2, mend_checksum });
         let (arrivals, counts) = scene.multicast(Impairment { flip, ..Impairment::default() }, 5000);
-        let refused = scene.c.snmp6().get("Udp6InCsumErrors") - before;
+        let refused = counts.forwarded - arrivals.len() as u64; // by the kernel's own count, too
         let damaged = arrivals.iter().filter(|arrival| arrival.wrong_bits > 0).count() as u64;
         assert!(arrivals.iter().all(|arrival| arrival.wrong_bits <= 1));
         // Five standard deviations (28 each).
@@ -267,23 +288,26 @@ fn snooping_switch_learns_of_a_join_through_a_bad_wire() {
 fn limited_link_carries_its_rate_and_drops_the_rest() {
     let Some(lab) = Lab::enter("limited_link_carries_its_rate_and_drops_the_rest") else { return };
     let (s, c) = scene::pair(&lab);
-    s.limit("eth0", 2_000_000, 20_000);
     let (from, to) = (sender(&s), receiver(&c));
-    let start = Instant::now();
-    // 4,000 packets a second of 158 bytes with their Ethernet headers: 5 Mbit/s.
-    let arrivals = cross(&from, &to, group(), 8000);
-    let last = arrivals.iter().map(|arrival| arrival.number).max().unwrap();
-    let dropped = s.limit_drops("eth0");
-    println!("{} arrived and {dropped} were dropped of 8000, {:?}", arrivals.len(), start.elapsed());
-    // A neighbour's question or an MLD report may have met the full queue too.
-    assert!((8000..8010).contains(&(arrivals.len() as u64 + dropped)));
-    // Two seconds, and the queue after that: 20,000 bytes last 80 ms.
-    let ideal = 2e6 * 2.08 / 8.0 / (SIZE + 62) as f64;
-    assert!((0.9..1.05).contains(&(arrivals.len() as f64 / ideal)), "{} of {ideal}", arrivals.len());
-    assert!(last > 7900);
-    // A full queue is what delays the packets.
-    let longest = arrivals.iter().map(|arrival| arrival.after).max().unwrap();
-    assert!(longest > Duration::from_millis(70), "{longest:?}");
+    let attempt = || {
+        s.limit("eth0", 2_000_000, 20_000);
+        let start = Instant::now();
+        // 4,000 packets a second of 158 bytes with their Ethernet headers: 5 Mbit/s.
+        let arrivals = cross(&from, &to, group(), 8000);
+        let last = arrivals.iter().map(|arrival| arrival.number).max().unwrap();
+        let dropped = s.limit_drops("eth0");
+        println!("{} arrived and {dropped} were dropped of 8000, {:?}", arrivals.len(), start.elapsed());
+        // A neighbour's question or an MLD report may have met the full queue too.
+        assert!((8000..8010).contains(&(arrivals.len() as u64 + dropped)));
+        // A full queue is what delays the packets.
+        let longest = arrivals.iter().map(|arrival| arrival.after).max().unwrap();
+        assert!(longest > Duration::from_millis(70), "{longest:?}");
+        // Two seconds, and the queue after that: 20,000 bytes last 80 ms.
+        let ideal = 2e6 * 2.08 / 8.0 / (SIZE + 62) as f64;
+        (0.9..1.05).contains(&(arrivals.len() as f64 / ideal)) && last > 7900
+    };
+    // Without a CPU for a tenth of a second, it is another two seconds for the sender.
+    assert!((0..4).any(|_| attempt()), "four times too much or too little arrived");
     s.limit("eth0", 1_000_000, 20_000);
     assert_eq!(s.limit_drops("eth0"), 0);
 }

@@ -73,9 +73,16 @@ mod machine {
     ) -> Option<Fate> {
         let thread = latest_thread(pid)?;
         let failed = |what: &str, e: Errno| -> ! { panic!("{what} thread {thread} of {program}: {e}") };
-        ptrace::seize(thread, Options::PTRACE_O_TRACESYSGOOD).unwrap_or_else(|e| failed("seize", e));
-        ptrace::interrupt(thread).unwrap_or_else(|e| failed("interrupt", e));
-        wait(thread);
+        // Threads come and go: the one that was found may be at its end.
+        let seized = ptrace::seize(thread, Options::PTRACE_O_TRACESYSGOOD);
+        match seized.and_then(|()| ptrace::interrupt(thread)) {
+            Ok(()) => {}
+            Err(Errno::ESRCH) => return None,
+            Err(e) => failed("seize", e),
+        }
+        if matches!(wait(thread), WaitStatus::Exited(..) | WaitStatus::Signaled(..)) {
+            return None;
+        }
         let before = ptrace::getregs(thread).unwrap_or_else(|e| failed("registers of", e));
         let memory = File::options().read(true).write(true).open(format!("/proc/{thread}/mem"));
         let memory = memory.unwrap_or_else(|e| panic!("memory of {program}: {e}"));
