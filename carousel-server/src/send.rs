@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 const LONGEST_WAIT: Duration = Duration::from_millis(200);
 /// How long to wait before the network is tried again after it has gone.
 const RETRY: Duration = Duration::from_millis(100);
+/// How often to look for a better address than a link-local one.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How a complaint ends that the network has gone, in whichever of its ways.
 const GONE: &str = "is the interface up, and has it an IPv6 address?";
 /// How many nanoseconds before it is sent a record is read from disk: more than a disk takes to come round to it.
@@ -152,6 +154,8 @@ struct Link {
     sender: Option<Sender>,
     /// Whether packets came from an address that is not link-local.
     widely_known: bool,
+    /// When to look whether there is such an address by now.
+    look_at: Instant,
     /// Whether packets go out in trains: until the kernel or the interface proves unable to.
     trains: bool,
     /// What is wrong at the moment, so that it is said once.
@@ -161,7 +165,8 @@ struct Link {
 
 impl Link {
     fn new(target: Target, tally: Arc<Tally>) -> Self {
-        Self { target, sender: None, widely_known: false, trains: true, trouble: None, tally }
+        let look_at = Instant::now() + LOOK_EVERY;
+        Self { target, sender: None, widely_known: false, look_at, trains: true, trouble: None, tally }
     }
 
     /// Sends a burst as far as possible; how many packets went out.
@@ -169,6 +174,9 @@ impl Link {
         let mut rest = burst;
         let mut refused = 0;
         let mut trains = self.trains;
+        if !self.widely_known && self.target.source.is_none() && Instant::now() >= self.look_at {
+            self.look_again();
+        }
         while !rest.is_empty() {
             // Whether it is shows when the packets are sent each by itself.
             let about_trains = |error: &io::Error| trains && rest.len() > 1 && may_be_about_trains(error);
@@ -225,6 +233,18 @@ impl Link {
         self.widely_known |= wide;
         self.tally.set_source(source);
         Ok(sender)
+    }
+
+    /// A server that started before its host had an address that clients know begins with a link-local one. Where there
+    /// never is another, it stays with that.
+    fn look_again(&mut self) {
+        self.look_at = Instant::now() + LOOK_EVERY;
+        let Ok(sender) = Sender::open(&self.target) else { return };
+        if let Some(source) = sender.source().filter(|source| !source.is_unicast_link_local()) {
+            tracing::info!("{}: from {source} from now on", self.target);
+            self.tally.set_source(Some(source));
+            (self.widely_known, self.sender) = (true, Some(sender));
+        }
     }
 
     fn complain(&mut self, error: &io::Error) {

@@ -49,6 +49,22 @@ fn server_survives_its_interface_going_down_and_up() {
     assert_eq!(remarks(&server.stderr()), 1, "{server}");
 }
 
+/// A host that boots has a link-local address first, from which no client elsewhere takes anything.
+#[test]
+fn server_that_started_too_early_finds_its_address() {
+    let Some(lab) = Lab::enter("server_that_started_too_early_finds_its_address") else { return };
+    let (s, c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), MIB, &[]);
+    s.ip(&format!("addr del {SOURCE}/64 dev eth0"));
+    let server = scene::serve(&s, &packed, RATE.0, &[]);
+    scene::wait_sending(&s, &server);
+    s.ip(&format!("addr add {SOURCE}/64 dev eth0 nodad"));
+    let out = lab.file("got");
+    let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
+    scene::arrive(&client, &packed, &out, LIMIT);
+    assert!(server.stderr().contains(&format!("from {SOURCE} from now on")), "{server}");
+}
+
 /// Warnings of a server that ran: one for an outage, however many packets it cost.
 fn remarks(stderr: &str) -> usize {
     stderr.lines().filter(|line| line.contains("WARN")).count()

@@ -1,7 +1,7 @@
 //! What sending costs: the server that idles along, and the server at speed beside UFTP's sender.
 
 use crate::uftp::Uftp;
-use crate::{Bench, ETHERNET, MTU, called, of_threads, watched, wire_bytes};
+use crate::{Bench, called, ip_bytes, of_threads, watched};
 use carousel_tests::bars::{Bar, Bars, Figure};
 use carousel_tests::lab::{Host, Running};
 use carousel_tests::scene::{self, Packed};
@@ -50,7 +50,7 @@ pub fn measure(bench: &Bench, bars: &mut Bars) {
             figures.extend(at_rate(bench, &s, uftp.as_ref(), &packed, rate, called(offload)));
         }
     }
-    bars.table("CPU time of sending, per GB on the wire", &figures);
+    bars.table("CPU time of sending, per GB of IP packets", &figures);
 }
 
 /// In turns, so that what the machine does besides hits both.
@@ -76,13 +76,13 @@ fn at_rate(
             memory = memory.with([own_memory(&server)]);
             result
         };
-        ours.add(run, spent.cpu / spent.wire_bytes * GB);
+        ours.add(run, spent.cpu / spent.ip_bytes * GB);
         reached
-            .add(run, spent.wire_bytes * 8e-6 / spent.seconds * f64::from(MTU) / (f64::from(MTU) + ETHERNET));
+            .add(run, spent.ip_bytes * 8e-6 / spent.seconds);
         match uftp.map(|uftp| uftp.send(packed, mbit * 1000)) {
             Some(Some(sent)) => {
-                theirs.add(sent.run, sent.sender.cpu_seconds / sent.wire_bytes * GB);
-                ratio.add(run, spent.cpu / sent.sender.cpu_seconds * sent.wire_bytes / spent.wire_bytes);
+                theirs.add(sent.run, sent.sender.cpu_seconds / sent.ip_bytes * GB);
+                ratio.add(run, spent.cpu / sent.sender.cpu_seconds * sent.ip_bytes / spent.ip_bytes);
             }
             Some(None) => theirs.note("a file did not arrive whole"),
             None => {}
@@ -111,7 +111,7 @@ struct Spent {
     seconds: f64,
     cpu: f64,
     wakes: f64,
-    wire_bytes: f64,
+    ip_bytes: f64,
 }
 
 /// CPU time of this thread.
@@ -135,7 +135,7 @@ fn spend(s: &Host, server: &Running, time: Duration) -> Spent {
         seconds: (after.0 - before.0).as_secs_f64(),
         cpu: (after.1 - before.1) as f64 / 1e9,
         wakes: (after.2 - before.2) as f64,
-        wire_bytes: wire_bytes(&after.3, &before.3).max(1.0),
+        ip_bytes: ip_bytes(&after.3, &before.3).max(1.0),
     }
 }
 

@@ -7,6 +7,8 @@
 mod cost;
 mod pace;
 mod pack;
+mod profile;
+mod profile;
 mod speed;
 mod tail;
 mod uftp;
@@ -21,21 +23,20 @@ use std::fs;
 type Measure = fn(&Bench, &mut Bars);
 
 /// All of them, and what `--only` calls them.
-const TABLES: [(&str, Measure); 6] = [
+const TABLES: [(&str, Measure); 7] = [
     ("pace", pace::measure),
     ("idle", cost::idle),
     ("cost", cost::measure),
     ("speed", speed::measure),
     ("tail", tail::measure),
     ("pack", pack::measure),
+    ("profile", profile::measure),
 ];
 
 /// Interfaces are as wide as Ethernet's.
 const MTU: u32 = 1500;
-/// Before each packet.
-const ETHERNET: f64 = 14.0;
-/// The same with IPv6 and UDP.
-const HEADERS: u64 = 62;
+/// IPv6 and UDP.
+const HEADERS: u64 = 48;
 
 #[derive(Parser)]
 #[command(about = "How far server and client go, against their bars and against UFTP")]
@@ -130,13 +131,12 @@ fn waited_for_cpu(program: &Running) -> u64 {
     of_threads(program, "schedstat", |text| text.split(' ').nth(1)?.parse().ok())
 }
 
-/// Bytes that our packets were on a cable with Ethernet's headers, after `before`. The interface counts a train as one
-/// packet with the headers of one.
-fn wire_bytes(now: &Traffic, before: &Traffic) -> f64 {
+/// Bytes of the IP packets that we sent after `before`. The interface counts a train as one packet with the headers of
+/// one, and no Ethernet headers, because it is `bill_apart`.
+fn ip_bytes(now: &Traffic, before: &Traffic) -> f64 {
     let headers = (now.tx_packets - before.tx_packets) * HEADERS;
     let payload = (now.tx_bytes - before.tx_bytes).saturating_sub(headers) as f64;
-    let packet = f64::from(MTU) + ETHERNET;
-    payload / (packet - HEADERS as f64) * packet
+    payload / f64::from(MTU - HEADERS as u32) * f64::from(MTU)
 }
 
 /// `with_offload`, for the notes.

@@ -5,7 +5,7 @@
 //! tried again and again: it has to hold in most of the runs.
 
 use crate::uftp::{Sent, Uftp};
-use crate::{Bench, ETHERNET, MTU, called, watched, wire_bytes};
+use crate::{Bench, called, ip_bytes, watched};
 use carousel_proto::units::show_rate;
 use carousel_tests::bars::{Bar, Bars, Figure, Run};
 use carousel_tests::lab::{Host, until};
@@ -155,7 +155,7 @@ fn transfer((s, c): (&Host, &Host), packed: &Packed, rate: f64) -> Try {
     let client = scene::get(c, &[SOURCE], packed, &out, &["--timeout", "10s"]);
     scene::wait_joined(c);
     let server = scene::serve(s, packed, &(rate.round() as u64).to_string(), &[]);
-    let sent = || wire_bytes(&s.traffic("eth0"), &before.1);
+    let sent = || ip_bytes(&s.traffic("eth0"), &before.1);
     let limit = LIMIT + Duration::from_secs_f64(packed.size as f64 * 8.0 / rate);
     let (run, (time, bytes)) = watched(|| {
         until("the first packets", LIMIT, || sent() > 1e5);
@@ -175,8 +175,7 @@ fn transfer((s, c): (&Host, &Host), packed: &Packed, rate: f64) -> Try {
     }
     let got = scene::arrive(&client, packed, &out, LIMIT);
     let _ = fs::remove_file(&out);
-    // The rate is that of IPv6 packets, without Ethernet's headers.
-    let reached = bytes * 8.0 / time / rate * f64::from(MTU) / (f64::from(MTU) + ETHERNET);
+    let reached = bytes * 8.0 / time / rate;
     let losses = c.snmp6().buffer_losses() - before.0;
     let trouble = if losses > 0 {
         Some(format!("{losses} packets found the client's buffer full"))

@@ -26,8 +26,8 @@ pub struct Sent {
     pub run: Run,
     /// The sender, from start to exit.
     pub sender: Exit,
-    /// Bytes that left the sender's interface, Ethernet headers included.
-    pub wire_bytes: f64,
+    /// Bytes of the IP packets that left the sender.
+    pub ip_bytes: f64,
     /// CPU time of the receiver.
     pub receiver_seconds: f64,
     /// From the first data to the last, as the sender says; the whole time if it does not say.
@@ -92,7 +92,7 @@ impl Uftp {
         whole.then(|| Sent {
             run,
             sender: exit,
-            wire_bytes: (self.s.traffic("eth0").tx_bytes - wire) as f64,
+            ip_bytes: (self.s.traffic("eth0").tx_bytes - wire) as f64,
             receiver_seconds: (self.receiver.cpu_nanos() - cpu) as f64 / 1e9,
             seconds: elapsed.unwrap_or(exit.seconds),
         })

@@ -107,8 +107,8 @@ pub fn loss(net: &Net, load: &Load, plan: &Plan, notes: &mut Notes) -> Section {
         "Loss",
         &format!(
             "A file of {:.0} MiB to {CROWD} receivers at 100 Mbit/s, each losing packets on its own. Time: until the last \
-             of them has the file. Sent: bytes on the sender's wire until then, Ethernet headers included, for each byte \
-             of the file. Datagrams that found the buffer of a receiver full were lost for want of CPU. Bars for the bytes: 1.10 without loss, else 1.06/(1-p).",
+             of them has the file. Sent: bytes of IP packets on the sender's wire until then, for each byte of the file. \
+             Datagrams that found the buffer of a receiver full were lost for want of CPU. Bars for the bytes: 1.10 without loss, else 1.06/(1-p).",
             load.size() / f64::from(1 << 20)
         ),
         &[

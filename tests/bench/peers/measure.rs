@@ -29,7 +29,7 @@ pub enum Join {
 pub struct Outcome {
     /// Seconds until each receiver had the whole file, since the run began or, if that is later, since it was started.
     pub seconds: Vec<Option<f64>>,
-    /// Bytes on the sender's wire until the last of them had it, Ethernet headers included, for each byte of the file.
+    /// Bytes of IP packets on the sender's wire until the last of them had it, for each byte of the file.
     pub sent: Option<f64>,
     /// CPU seconds of the sender.
     pub sender_cpu: f64,

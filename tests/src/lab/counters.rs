@@ -8,13 +8,13 @@ use std::fs;
 pub struct Traffic {
     /// Packets received.
     pub rx_packets: u64,
-    /// Bytes received, Ethernet headers included.
+    /// Bytes received. Ethernet headers count, but not where [`super::Host::bill_apart`] is at one of the ends.
     pub rx_bytes: u64,
     /// Packets received and dropped by the device.
     pub rx_dropped: u64,
     /// Packets sent.
     pub tx_packets: u64,
-    /// Bytes sent, Ethernet headers included.
+    /// Bytes sent: as received.
     pub tx_bytes: u64,
     /// Packets the device could not send.
     pub tx_dropped: u64,
