@@ -254,7 +254,7 @@ pub struct Get {
     /// Decoding threads [default: one per processor, at most 2]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub threads: Option<u8>,
-    /// One JSON object per line on stdout: join, leave, keys, refused, offer, started, progress, done
+    /// One JSON object per line on stdout: join, leave, keys, refused, offer, started, resumed, progress, done
     #[arg(long)]
     pub json: bool,
     /// No progress on stderr
