@@ -1,6 +1,6 @@
 //! Measures completion time against the ideal through two namespaces, as a Markdown table on stdout.
 //!
-//! `matrix --size 100MiB --rate 20M,100M --loss 0,1,5,10 --runs 3` is the table of the closing note. Run by hand:
+//! `matrix --size 100MiB --rate 20M,100M --loss 0,1,5,10 --runs 3` is the first table of README.md's figures. Run by hand:
 //! it takes minutes, and the machine should do nothing else meanwhile.
 
 use carousel_tests::lab::{Lab, Loss, softnet_drops};
