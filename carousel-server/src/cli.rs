@@ -295,7 +295,7 @@ pub struct Run {
     /// This server's number among those that send the same bundle: 0, 1, 2, … [default: 0]
     #[arg(long)]
     pub phase: Option<u32>,
-    /// Hop limit: how many routers a packet may cross [default: 32]
+    /// Hop limit: packets cross one router less at most [default: 32]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..))]
     pub hops: Option<u8>,
     /// Differentiated services code point: le, cs0 … cs7, af11 … af43, ef, or a number [default: le]
