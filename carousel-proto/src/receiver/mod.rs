@@ -132,8 +132,8 @@ pub struct Receiver {
     outputs: VecDeque<Output>,
     refusal: Option<TrustError>,
     keys_refusal: Option<KeysError>,
-    /// Manifests that were refused lately, so that their signature is not checked again.
-    refused_bodies: VecDeque<blake3::Hash>,
+    /// Manifests, keys objects and heartbeats that were refused lately, so that their signature is not checked again.
+    refused_bodies: VecDeque<Refused>,
     checks_until: u64,
     /// A manifest that lacks nothing but a heartbeat, as its packet came.
     held: Option<Vec<u8>>,
@@ -142,6 +142,10 @@ pub struct Receiver {
     /// Nothing of the object comes any more: a newer release may take its place.
     succession: bool,
 }
+
+/// What was refused, and as what: the bytes of a genuine keys object are no manifest, and whoever sends them as one must
+/// not have the keys object refused for it.
+type Refused = (Kind, blake3::Hash);
 
 struct Session {
     manifest: Vec<u8>,
@@ -458,7 +462,7 @@ impl Receiver {
         let Some(checks) = authority.checks(is_keys, &envelope).filter(|_| wanted) else {
             return Judgement::Known;
         };
-        let body = blake3::hash(&packet.body()[..envelope.len()]);
+        let body = (packet.kind(), blake3::hash(&packet.body()[..envelope.len()]));
         if self.refused_bodies.contains(&body) {
             return Judgement::Wrong;
         }
@@ -508,7 +512,7 @@ impl Receiver {
         true
     }
 
-    fn remember_refused(&mut self, body: blake3::Hash) {
+    fn remember_refused(&mut self, body: Refused) {
         if self.refused_bodies.len() == REFUSED_BODIES {
             self.refused_bodies.pop_front();
         }
@@ -547,7 +551,7 @@ impl Receiver {
         // A manifest damaged on the way must not be believed: no other packet would ever fit it. The same
         // refused manifest comes again every second or so: no second look.
         // The hash takes in lengths and algorithm: a genuine manifest must not be mistaken for a forged twin.
-        let body = blake3::hash(&packet.body()[..envelope.len()]);
+        let body = (Kind::Manifest, blake3::hash(&packet.body()[..envelope.len()]));
         if packet.instance() != instance_of(envelope.manifest) || self.refused_bodies.contains(&body) {
             self.counters.rejected += 1;
             return false;
@@ -1162,6 +1166,17 @@ mod tests {
             let now_retired = matches!(receiver.refusal(), Some(TrustError::Signature { .. }));
             assert_eq!(now_retired, before);
         }
+    }
+
+    #[test]
+    fn keys_that_came_as_a_manifest_are_still_taken_as_keys() {
+        let mut receiver = by_keys(1, 1_800_000_100);
+        let mut disguised = statement_packet(Kind::Manifest, KEYS);
+        disguised[24..28].copy_from_slice(&instance_of(Envelope::parse(KEYS).unwrap().manifest).0);
+        receiver.handle_packet(0, ChannelId(0), &disguised);
+        assert!(matches!(receiver.refusal(), Some(TrustError::Manifest(_))), "it was looked at, and refused");
+        receiver.handle_packet(1_000_000, ChannelId(0), &statement_packet(Kind::Keys, KEYS));
+        assert!(matches!(outputs(&mut receiver)[..], [Output::Keys(_)]));
     }
 
     #[test]
