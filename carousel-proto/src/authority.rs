@@ -103,8 +103,11 @@ pub struct Authority {
     told_by_keys: u64,
     heartbeats: Vec<Heard>,
     /// The release that was accepted: who signed it, its name and number.
-    accepted: Option<(KeyId, String, u64)>,
+    accepted: Option<Accepted>,
 }
+
+/// Who signed a release, its name and number.
+pub(crate) type Accepted = (KeyId, String, u64);
 
 /// A good heartbeat.
 #[derive(Debug)]
@@ -227,6 +230,16 @@ impl Authority {
         self.note_time(by, manifest.created);
         self.accepted = Some((by, name(), manifest.seq));
         Ok(manifest)
+    }
+
+    /// The release that is on its way, or that was accepted last.
+    pub(crate) fn accepted(&self) -> Option<Accepted> {
+        self.accepted.clone()
+    }
+
+    /// What was accepted after this one was not begun: this one is still on its way.
+    pub(crate) fn keep(&mut self, accepted: Option<Accepted>) {
+        self.accepted = accepted;
     }
 
     fn check_key(&self, by: KeyId, name: &str) -> Result<(), TrustError> {

@@ -534,6 +534,10 @@ impl Receiver {
             Kind::Manifest => {
                 let new = Envelope::parse(packet.body()).ok().and_then(|e| Manifest::parse(e.manifest).ok());
                 let is_next = |(new, old): (Manifest, Manifest)| new.name == old.name && new.seq >= old.seq;
+                // Ours behind a header that somebody changed would only throw away what is there.
+                if self.session.as_ref().is_some_and(|session| is_manifest(packet, &session.manifest)) {
+                    return;
+                }
                 if new.zip(self.session.as_ref().and_then(of)).is_some_and(is_next) {
                     self.handle_first_manifest(now, packet);
                 }
@@ -561,8 +565,10 @@ impl Receiver {
             return false;
         }
         let elapsed = self.elapsed(now);
+        let mut before = None;
         if let Some(authority) = self.authority() {
             authority.handle_time(elapsed);
+            before = authority.accepted();
         }
         let unix_time = match &self.trust {
             Trust::Authority(authority) => authority.now(),
@@ -570,11 +576,16 @@ impl Receiver {
         };
         let device = &self.device;
         let judge = |manifest: Manifest| Ok(device.judge(&manifest, unix_time).map(|()| manifest)?);
-        match self.trust.check(&envelope, self.unix_time).and_then(judge) {
+        let judged = self.trust.check(&envelope, self.unix_time).and_then(judge);
+        if let (Err(_), Trust::Authority(authority)) = (&judged, &mut self.trust) {
+            authority.keep(before); // believed, perhaps, but not begun: another one may be on its way
+        }
+        match judged {
             Ok(manifest) => match Session::new(&manifest, &envelope) {
                 Some(session) => {
                     let nothing_to_do = session.remaining == 0;
                     self.succession = false;
+                    self.held = None; // what waits for its heartbeat has come too late
                     self.session = Some(session);
                     self.outputs.push_back(Output::Started(Box::new(manifest)));
                     if nothing_to_do && let Some(session) = &self.session {
@@ -874,8 +885,11 @@ pub fn place_of(geometry: &Geometry, sbn: Sbn, place: u16, content: u16) -> Plac
 mod tests {
     use super::*;
     use crate::bundle::{BundleHeader, Places, layout_of};
+    use crate::heartbeat::Heartbeat;
+    use crate::manifest::tests::sample;
     use crate::pages::record_len;
     use crate::schedule::{Content, Item, Order, Position, Tier};
+    use crate::signature::pairs::Pair;
     use crate::wire::{PREFIX_LEN, Sequence, emit_prefix};
     use minisign_verify::PublicKey;
 
@@ -933,13 +947,31 @@ mod tests {
 
     /// The packet of a manifest that nobody has signed.
     fn unsigned(seq: u64, name: &str) -> Vec<u8> {
-        let manifest = Manifest { seq, name: name.into(), ..crate::manifest::tests::sample() };
+        let manifest = Manifest { seq, name: name.into(), ..sample() };
+        packet_of(&manifest, 0, &[])
+    }
+
+    fn packet_of(manifest: &Manifest, algorithm: u8, signature: &[u8]) -> Vec<u8> {
         let bytes = manifest.emit();
-        let envelope = Envelope { manifest: &bytes, algorithm: 0, signature: &[] };
+        let envelope = Envelope { manifest: &bytes, algorithm, signature };
         let header = &BUNDLE[record_len(1188)..][..16];
         let mut prefix = [0; PREFIX_LEN];
         emit_prefix(&mut prefix, Kind::Manifest, Sequence(0), manifest.checksum(), instance_of(&bytes));
         [&prefix[..], header, &envelope.emit(1188).unwrap()].concat()
+    }
+
+    /// A release for one kind of device, and its packet, signed by pair 10.
+    fn release(seq: u64, kind: &str) -> (Manifest, Vec<u8>) {
+        let manifest = Manifest { seq, compatible: Some(vec![kind.into()]), created: 0, ..sample() };
+        let signature = Pair::new(10).sign(&manifest.emit()).to_minisign();
+        let packet = packet_of(&manifest, 1, signature.as_bytes());
+        (manifest, packet)
+    }
+
+    /// Believes releases by pair 10 and heartbeats by pair 20.
+    fn by_pairs() -> Receiver {
+        let keys = crate::keys::tests::keys(1, 1, &[1], &[10], &[20]);
+        Receiver::new(Trust::Authority(Box::new(Authority::new(keys, Default::default(), 5_000))), 5_000)
     }
 
     #[test]
@@ -963,6 +995,47 @@ mod tests {
         receiver.handle_silence(true);
         receiver.handle_silence(false);
         assert_eq!(begins(&mut receiver, 7, "a"), None);
+        receiver.handle_silence(true);
+        let mut ours = unsigned(6, "a");
+        ours[8] ^= 1; // another checksum before the same manifest
+        receiver.handle_packet(1_000_000_000, ChannelId(0), &ours);
+        assert!(receiver.poll_output().is_none(), "nothing is begun anew");
+        assert_eq!(begins(&mut receiver, 7, "a"), Some(7));
+    }
+
+    #[test]
+    fn a_newer_release_for_other_devices_leaves_the_one_on_its_way_what_it_is() {
+        let device = Device { compatible: vec!["board-a".into()], id: None };
+        let mut receiver = by_pairs().for_device(device);
+        receiver.handle_packet(0, ChannelId(0), &release(5, "board-a").1);
+        assert!(matches!(outputs(&mut receiver)[..], [Output::Started(_)]));
+        receiver.handle_silence(true);
+        receiver.handle_packet(1_000_000, ChannelId(0), &release(6, "board-b").1);
+        assert!(outputs(&mut receiver).is_empty());
+        let authority = receiver.authority().unwrap();
+        authority.handle_handover();
+        let handed_over: Vec<u64> =
+            authority.memory().releases[&sample().name].iter().map(|(_, seq)| seq).collect();
+        assert_eq!(handed_over, [5]);
+    }
+
+    #[test]
+    fn what_waited_for_its_heartbeat_begins_nothing_once_another_has_begun() {
+        let mut receiver = by_pairs();
+        receiver.authority().unwrap().require_heartbeat();
+        let beat = |seq| {
+            let heartbeat = Heartbeat::new(&release(seq, "board-a").0.emit(), 5_000, 60);
+            statement_packet(Kind::Heartbeat, &heartbeat.seal(Pair::new(20).sign(&heartbeat.emit())))
+        };
+        // The older one waits while the newer one is accepted.
+        let packets = [release(5, "board-a").1, beat(6), release(6, "board-a").1];
+        for (packet, now) in packets.iter().zip((0..).step_by(1_000_000)) {
+            receiver.handle_packet(now, ChannelId(0), packet);
+        }
+        assert!(matches!(&outputs(&mut receiver)[..], [Output::Started(manifest)] if manifest.seq == 6));
+        receiver.handle_silence(true);
+        receiver.handle_packet(9_000_000, ChannelId(0), &beat(5));
+        assert!(outputs(&mut receiver).is_empty());
     }
 
     /// Every packet of the tiny bundle's cycle.
