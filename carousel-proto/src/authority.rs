@@ -204,7 +204,7 @@ impl Authority {
         let manifest = Manifest::parse(envelope.manifest)?;
         let name = || manifest.name.clone();
         let signature = (envelope.algorithm == SignatureAlgorithm::Minisign as u8)
-            .then(|| Signature::from_minisign(envelope.signature))
+            .then(|| Signature::of_manifest(envelope.signature))
             .flatten()
             .ok_or_else(|| TrustError::Unsigned { name: name() })?;
         let by = signature.id;
