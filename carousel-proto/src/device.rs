@@ -1,4 +1,4 @@
-//! Whether a release that may be believed is meant for this device, and for now. PROTOCOL.md sections 4.11 to 4.13.
+//! Whether a release that may be believed is meant for this device, and for now. PROTOCOL.md sections 4.12 to 4.14.
 //!
 //! It is not a question of trust: whoever signs may leave devices out, and whoever takes an object by hand takes it
 //! whatever it is meant for. Hence a device that says nothing of itself is fit for everything.
