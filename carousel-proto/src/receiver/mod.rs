@@ -125,6 +125,8 @@ pub struct Receiver {
     device: Device,
     session: Option<Session>,
     early: EarlyPackets,
+    /// Between what came early and the next packet others came, for which there was no room.
+    early_gap: bool,
     /// Seconds since 1970 at the start, against which a manifest's expiry is held.
     unix_time: u64,
     channels: Vec<Channel>,
@@ -186,6 +188,7 @@ impl Receiver {
             device: Device::default(),
             session: None,
             early: EarlyPackets::default(),
+            early_gap: false,
             unix_time,
             channels: Vec::new(),
             counters: Counters::default(),
@@ -231,6 +234,9 @@ impl Receiver {
     /// As [`Self::handle_packet`], with the hash made before.
     pub fn handle_hashed(&mut self, now: u64, channel: ChannelId, packet: &Hashed<'_>) -> Verdict {
         self.counters.received += 1;
+        if std::mem::take(&mut self.early_gap) {
+            self.channels.iter_mut().for_each(Channel::handle_join);
+        }
         self.judge(now, channel, packet)
     }
 
@@ -286,7 +292,9 @@ impl Receiver {
 
     /// The packets that came before the manifest, to be fed in again after [`Output::Started`].
     pub fn take_early(&mut self) -> EarlyPackets {
-        std::mem::take(&mut self.early)
+        let early = std::mem::take(&mut self.early);
+        self.early_gap = early.overflowed;
+        early
     }
 
     /// Whether a newer release of the same name, or another packing of the same release, may take the place of the object on its way, which then
@@ -586,6 +594,8 @@ impl Receiver {
                     let nothing_to_do = session.remaining == 0;
                     self.succession = false;
                     self.held = None; // what waits for its heartbeat has come too late
+                    // What came since the last packet of the release before was not counted, and is not lost.
+                    self.channels.iter_mut().for_each(Channel::handle_join);
                     self.session = Some(session);
                     self.outputs.push_back(Output::Started(Box::new(manifest)));
                     if nothing_to_do && let Some(session) = &self.session {
@@ -740,6 +750,8 @@ pub struct EarlyPackets {
     bytes: Vec<u8>,
     /// Channel and length of each.
     packets: Vec<(ChannelId, usize)>,
+    /// There was no room for others.
+    overflowed: bool,
 }
 
 impl EarlyPackets {
@@ -749,6 +761,7 @@ impl EarlyPackets {
             self.bytes.extend_from_slice(packet);
             self.packets.push((channel, packet.len()));
         }
+        self.overflowed |= !room;
         room
     }
 
@@ -943,6 +956,43 @@ mod tests {
         assert_eq!((counters.received, counters.rejected, counters.control), (2, 1, 1));
         let counted = receiver.channel_counts().next().map(|count| count.received);
         assert_eq!(counted, Some(1), "the manifest; the page was wrong");
+    }
+
+    #[test]
+    fn what_found_no_room_before_the_manifest_is_not_lost() {
+        let key = PublicKey::decode(KEY).unwrap();
+        let mut receiver = Receiver::new(Trust::Keys(vec![key]), 0);
+        let (packets, _) = cycle();
+        let mut pages = packets.iter().filter(|packet| packet[1] == Kind::HashPage as u8).cloned();
+        let (mut first, mut other) = (pages.next().unwrap(), pages.next().unwrap());
+        let all = EARLY_PACKETS as u32 + 1_000;
+        for sequence in 0..all {
+            first[4..8].copy_from_slice(&sequence.to_be_bytes());
+            receiver.handle_packet(0, ChannelId(0), &first);
+        }
+        receiver.handle_packet(0, ChannelId(0), &manifest_packet(|_| ()));
+        assert!(matches!(outputs(&mut receiver)[..], [Output::Started(_)]));
+        for (channel, bytes) in receiver.take_early().iter() {
+            receiver.handle_early(0, channel, bytes);
+        }
+        other[4..8].copy_from_slice(&all.to_be_bytes());
+        receiver.handle_packet(0, ChannelId(0), &other);
+        assert_eq!((receiver.counters().unjudged, receiver.counters().rejected), (1_001, 0));
+        assert_eq!(receiver.channel_counts().map(|count| count.lost).sum::<u64>(), 0);
+    }
+
+    #[test]
+    fn what_was_sent_before_a_newer_release_was_begun_is_not_lost() {
+        let mut receiver = Receiver::new(Trust::Anyone, 0);
+        for (seq, sequence) in [(5, 1_u32), (6, 6_000)] {
+            receiver.handle_silence(true);
+            receiver.handle_packet(u64::from(sequence) * 1_000_000, ChannelId(0), &unsigned(seq, "a"));
+            assert!(matches!(outputs(&mut receiver)[..], [Output::Started(_)]));
+            let mut proven = unsigned(seq, "a");
+            proven[4..8].copy_from_slice(&sequence.to_be_bytes());
+            receiver.note(ChannelId(0), &Packet::parse(&proven).unwrap(), Judgement::New);
+        }
+        assert_eq!(receiver.channel_counts().map(|count| count.lost).sum::<u64>(), 0);
     }
 
     /// The packet of a manifest that nobody has signed.
