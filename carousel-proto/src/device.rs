@@ -1,4 +1,4 @@
-//! Whether a release that may be believed is meant for this device, and for now. PROTOCOL.md sections 4.11 to 4.13.
+//! Whether a release that may be believed is meant for this device, and for now. PROTOCOL.md sections 4.12 to 4.14.
 //!
 //! It is not a question of trust: whoever signs may leave devices out, and whoever takes an object by hand takes it
 //! whatever it is meant for. Hence a device that says nothing of itself is fit for everything.
@@ -7,6 +7,7 @@ use crate::apply::{Apply, ApplyError};
 use crate::manifest::Manifest;
 use crate::outcome::Outcome;
 use crate::rollout::{Rollout, RolloutError};
+use crate::table::Shown;
 use crate::units::show_moment;
 
 /// Longest device id, in bytes.
@@ -25,7 +26,7 @@ pub struct Device {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
     /// For other kinds of device.
-    #[error("{name:?}, release {seq}, is for {}, not for {}", wanted.join(", "), own.join(", "))]
+    #[error("{name:?}, release {seq}, is for {}, not for {}", shown(wanted), own.join(", "))]
     Compatible {
         /// Object name.
         name: String,
@@ -66,6 +67,12 @@ pub enum Unfit {
         /// When this device is taken in, seconds since 1970; `None`: by no step.
         begins: Option<u64>,
     },
+}
+
+/// In one line, whatever a manifest has in it.
+fn shown(kinds: &[String]) -> String {
+    let kinds: Vec<String> = kinds.iter().map(|kind| Shown(kind.clone().into_bytes()).to_string()).collect();
+    kinds.join(", ")
 }
 
 fn turn(begins: Option<u64>) -> String {
@@ -138,6 +145,12 @@ mod tests {
                 assert!(unfit.to_string().contains("board-a, board-b") || own == ["board"], "{unfit}");
             }
         }
+    }
+
+    #[test]
+    fn what_a_manifest_says_fits_one_line() {
+        let refused = device(&["a"], None).judge(&for_kinds(Some(&["b\n\u{1b}[2J"])), 0).unwrap_err();
+        assert!(refused.to_string().ends_with("is for b\\n\\u{1b}[2J, not for a"), "{refused}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub const MIN_BLOCK_LOG2: u8 = 16;
 pub const MAX_BLOCK_LOG2: u8 = 24;
 /// Most symbols of one kind in a block (the field GF(2^16) is shared by source and repair).
 pub const MAX_SYMBOLS: u32 = 32_768;
-/// Most blocks: 4 TiB in blocks of 4 MiB. A receiver needs some 50 bytes for each before anything arrived.
+/// Most blocks: 4 TiB in blocks of 4 MiB. A receiver needs some 75 bytes for each before anything arrived.
 pub const MAX_BLOCKS: u64 = 1 << 20;
 
 /// Source block number.

@@ -230,6 +230,12 @@ impl SignedKeys {
         keys.iter().filter(|key| self.signatures.iter().any(|signature| signature.id == key.id())).count()
     }
 
+    /// How many signatures claim to be by one of these keys, several by the same one perhaps: so many may have to be
+    /// checked.
+    pub fn claims_of(&self, keys: &[Key]) -> usize {
+        self.signatures.iter().filter(|signature| keys.iter().any(|key| key.id() == signature.id)).count()
+    }
+
     /// Whether its own root keys have signed it.
     pub fn is_signed(&self) -> Result<(), KeysError> {
         self.reaches(&self.keys, "")

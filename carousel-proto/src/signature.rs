@@ -95,6 +95,11 @@ const FIXED_LEN: usize = 8 + 64 + 64 + 1;
 impl Signature {
     /// Reads the text of a minisign signature file; prehashed form only.
     pub fn from_minisign(text: &[u8]) -> Option<Self> {
+        Self::of_manifest(text).filter(|signature| signature.comment.len() <= 255)
+    }
+
+    /// The same, with a trusted comment of any length: beside a manifest the text itself travels.
+    pub(crate) fn of_manifest(text: &[u8]) -> Option<Self> {
         let mut lines = std::str::from_utf8(text).ok()?.lines();
         let first = from_base64(lines.nth(1)?)?;
         let comment = lines.next()?.strip_prefix(COMMENT)?.to_owned();
@@ -102,7 +107,7 @@ impl Signature {
         let (id, a) = first.strip_prefix(b"ED")?.split_at_checked(8)?;
         let signature = Self { id: KeyId::new(id.try_into().ok()?), a: a.try_into().ok()?, b, comment };
         // One carriage return at its end belonged to the line; another one would make another text of it.
-        (signature.comment.len() <= 255 && !signature.comment.contains('\r')).then_some(signature)
+        (!signature.comment.contains('\r')).then_some(signature)
     }
 
     /// The text that `minisign -V` reads.
@@ -203,9 +208,13 @@ pub(crate) mod pairs {
         }
 
         pub(crate) fn sign(&self, bytes: &[u8]) -> Signature {
+            self.sign_and_say(bytes, "x")
+        }
+
+        pub(crate) fn sign_and_say(&self, bytes: &[u8], comment: &str) -> Signature {
             let a = self.0.sign(&Blake2b512::digest(bytes)).to_bytes();
-            let b = self.0.sign(&[&a[..], b"x"].concat()).to_bytes();
-            Signature { id: self.1, a, b, comment: "x".into() }
+            let b = self.0.sign(&[&a[..], comment.as_bytes()].concat()).to_bytes();
+            Signature { id: self.1, a, b, comment: comment.into() }
         }
     }
 }
@@ -231,6 +240,15 @@ mod tests {
         assert_eq!((key.id(), key.id().to_string().as_str()), (read[0].id, "0807060504030201"));
         assert_eq!(KeyId::parse("0807060504030201"), Some(key.id()));
         assert_eq!((KeyId::parse("807060504030201"), KeyId::parse("+807060504030201")), (None, None));
+    }
+
+    #[test]
+    fn a_long_comment_fits_beside_a_manifest_only() {
+        let pair = pairs::Pair::new(1);
+        let text = pair.sign_and_say(b"manifest", &"x".repeat(256)).to_minisign();
+        assert_eq!(Signature::from_minisign(text.as_bytes()), None);
+        let read = Signature::of_manifest(text.as_bytes()).unwrap();
+        assert!(pair.key().has_signed(b"manifest", &read));
     }
 
     #[test]

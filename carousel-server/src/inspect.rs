@@ -201,7 +201,8 @@ fn describe(
         ("seq", Some(m.seq.to_string())),
         ("created", Some(show_moment(m.created))),
         ("expires", m.expires.map(show_moment)),
-        ("compatible", m.compatible.as_ref().map(|kinds| kinds.join(" "))),
+        // One row, whatever its maker wrote into it.
+        ("compatible", m.compatible.as_ref().map(|kinds| Shown(kinds.join(" ").into_bytes()).to_string())),
         ("rollout", m.rollout.as_deref().map(show_rollout)),
         ("apply", m.apply.as_ref().map(|_| show_apply(m))),
         ("signature", Some(signature)),

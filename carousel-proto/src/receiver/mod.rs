@@ -125,6 +125,8 @@ pub struct Receiver {
     device: Device,
     session: Option<Session>,
     early: EarlyPackets,
+    /// Between what came early and the next packet others came, for which there was no room.
+    early_gap: bool,
     /// Seconds since 1970 at the start, against which a manifest's expiry is held.
     unix_time: u64,
     channels: Vec<Channel>,
@@ -132,8 +134,8 @@ pub struct Receiver {
     outputs: VecDeque<Output>,
     refusal: Option<TrustError>,
     keys_refusal: Option<KeysError>,
-    /// Manifests that were refused lately, so that their signature is not checked again.
-    refused_bodies: VecDeque<blake3::Hash>,
+    /// Manifests, keys objects and heartbeats that were refused lately, so that their signature is not checked again.
+    refused_bodies: VecDeque<Refused>,
     checks_until: u64,
     /// A manifest that lacks nothing but a heartbeat, as its packet came.
     held: Option<Vec<u8>>,
@@ -142,6 +144,10 @@ pub struct Receiver {
     /// Nothing of the object comes any more: a newer release may take its place.
     succession: bool,
 }
+
+/// What was refused, and as what: the bytes of a genuine keys object are no manifest, and whoever sends them as one must
+/// not have the keys object refused for it.
+type Refused = (Kind, blake3::Hash);
 
 struct Session {
     manifest: Vec<u8>,
@@ -182,6 +188,7 @@ impl Receiver {
             device: Device::default(),
             session: None,
             early: EarlyPackets::default(),
+            early_gap: false,
             unix_time,
             channels: Vec::new(),
             counters: Counters::default(),
@@ -227,6 +234,9 @@ impl Receiver {
     /// As [`Self::handle_packet`], with the hash made before.
     pub fn handle_hashed(&mut self, now: u64, channel: ChannelId, packet: &Hashed<'_>) -> Verdict {
         self.counters.received += 1;
+        if std::mem::take(&mut self.early_gap) {
+            self.channels.iter_mut().for_each(Channel::handle_join);
+        }
         self.judge(now, channel, packet)
     }
 
@@ -282,7 +292,9 @@ impl Receiver {
 
     /// The packets that came before the manifest, to be fed in again after [`Output::Started`].
     pub fn take_early(&mut self) -> EarlyPackets {
-        std::mem::take(&mut self.early)
+        let early = std::mem::take(&mut self.early);
+        self.early_gap = early.overflowed;
+        early
     }
 
     /// Whether a newer release of the same name, or another packing of the same release, may take the place of the object on its way, which then
@@ -458,7 +470,7 @@ impl Receiver {
         let Some(checks) = authority.checks(is_keys, &envelope).filter(|_| wanted) else {
             return Judgement::Known;
         };
-        let body = blake3::hash(&packet.body()[..envelope.len()]);
+        let body = (packet.kind(), blake3::hash(&packet.body()[..envelope.len()]));
         if self.refused_bodies.contains(&body) {
             return Judgement::Wrong;
         }
@@ -508,7 +520,7 @@ impl Receiver {
         true
     }
 
-    fn remember_refused(&mut self, body: blake3::Hash) {
+    fn remember_refused(&mut self, body: Refused) {
         if self.refused_bodies.len() == REFUSED_BODIES {
             self.refused_bodies.pop_front();
         }
@@ -530,6 +542,10 @@ impl Receiver {
             Kind::Manifest => {
                 let new = Envelope::parse(packet.body()).ok().and_then(|e| Manifest::parse(e.manifest).ok());
                 let is_next = |(new, old): (Manifest, Manifest)| new.name == old.name && new.seq >= old.seq;
+                // Ours behind a header that somebody changed would only throw away what is there.
+                if self.session.as_ref().is_some_and(|session| is_manifest(packet, &session.manifest)) {
+                    return;
+                }
                 if new.zip(self.session.as_ref().and_then(of)).is_some_and(is_next) {
                     self.handle_first_manifest(now, packet);
                 }
@@ -547,7 +563,7 @@ impl Receiver {
         // A manifest damaged on the way must not be believed: no other packet would ever fit it. The same
         // refused manifest comes again every second or so: no second look.
         // The hash takes in lengths and algorithm: a genuine manifest must not be mistaken for a forged twin.
-        let body = blake3::hash(&packet.body()[..envelope.len()]);
+        let body = (Kind::Manifest, blake3::hash(&packet.body()[..envelope.len()]));
         if packet.instance() != instance_of(envelope.manifest) || self.refused_bodies.contains(&body) {
             self.counters.rejected += 1;
             return false;
@@ -557,8 +573,10 @@ impl Receiver {
             return false;
         }
         let elapsed = self.elapsed(now);
+        let mut before = None;
         if let Some(authority) = self.authority() {
             authority.handle_time(elapsed);
+            before = authority.accepted();
         }
         let unix_time = match &self.trust {
             Trust::Authority(authority) => authority.now(),
@@ -566,11 +584,18 @@ impl Receiver {
         };
         let device = &self.device;
         let judge = |manifest: Manifest| Ok(device.judge(&manifest, unix_time).map(|()| manifest)?);
-        match self.trust.check(&envelope, self.unix_time).and_then(judge) {
+        let judged = self.trust.check(&envelope, self.unix_time).and_then(judge);
+        if let (Err(_), Trust::Authority(authority)) = (&judged, &mut self.trust) {
+            authority.keep(before); // believed, perhaps, but not begun: another one may be on its way
+        }
+        match judged {
             Ok(manifest) => match Session::new(&manifest, &envelope) {
                 Some(session) => {
                     let nothing_to_do = session.remaining == 0;
                     self.succession = false;
+                    self.held = None; // what waits for its heartbeat has come too late
+                    // What came since the last packet of the release before was not counted, and is not lost.
+                    self.channels.iter_mut().for_each(Channel::handle_join);
                     self.session = Some(session);
                     self.outputs.push_back(Output::Started(Box::new(manifest)));
                     if nothing_to_do && let Some(session) = &self.session {
@@ -725,6 +750,8 @@ pub struct EarlyPackets {
     bytes: Vec<u8>,
     /// Channel and length of each.
     packets: Vec<(ChannelId, usize)>,
+    /// There was no room for others.
+    overflowed: bool,
 }
 
 impl EarlyPackets {
@@ -734,6 +761,7 @@ impl EarlyPackets {
             self.bytes.extend_from_slice(packet);
             self.packets.push((channel, packet.len()));
         }
+        self.overflowed |= !room;
         room
     }
 
@@ -870,8 +898,11 @@ pub fn place_of(geometry: &Geometry, sbn: Sbn, place: u16, content: u16) -> Plac
 mod tests {
     use super::*;
     use crate::bundle::{BundleHeader, Places, layout_of};
+    use crate::heartbeat::Heartbeat;
+    use crate::manifest::tests::sample;
     use crate::pages::record_len;
     use crate::schedule::{Content, Item, Order, Position, Tier};
+    use crate::signature::pairs::Pair;
     use crate::wire::{PREFIX_LEN, Sequence, emit_prefix};
     use minisign_verify::PublicKey;
 
@@ -927,15 +958,70 @@ mod tests {
         assert_eq!(counted, Some(1), "the manifest; the page was wrong");
     }
 
+    #[test]
+    fn what_found_no_room_before_the_manifest_is_not_lost() {
+        let key = PublicKey::decode(KEY).unwrap();
+        let mut receiver = Receiver::new(Trust::Keys(vec![key]), 0);
+        let (packets, _) = cycle();
+        let mut pages = packets.iter().filter(|packet| packet[1] == Kind::HashPage as u8).cloned();
+        let (mut first, mut other) = (pages.next().unwrap(), pages.next().unwrap());
+        let all = EARLY_PACKETS as u32 + 1_000;
+        for sequence in 0..all {
+            first[4..8].copy_from_slice(&sequence.to_be_bytes());
+            receiver.handle_packet(0, ChannelId(0), &first);
+        }
+        receiver.handle_packet(0, ChannelId(0), &manifest_packet(|_| ()));
+        assert!(matches!(outputs(&mut receiver)[..], [Output::Started(_)]));
+        for (channel, bytes) in receiver.take_early().iter() {
+            receiver.handle_early(0, channel, bytes);
+        }
+        other[4..8].copy_from_slice(&all.to_be_bytes());
+        receiver.handle_packet(0, ChannelId(0), &other);
+        assert_eq!((receiver.counters().unjudged, receiver.counters().rejected), (1_001, 0));
+        assert_eq!(receiver.channel_counts().map(|count| count.lost).sum::<u64>(), 0);
+    }
+
+    #[test]
+    fn what_was_sent_before_a_newer_release_was_begun_is_not_lost() {
+        let mut receiver = Receiver::new(Trust::Anyone, 0);
+        for (seq, sequence) in [(5, 1_u32), (6, 6_000)] {
+            receiver.handle_silence(true);
+            receiver.handle_packet(u64::from(sequence) * 1_000_000, ChannelId(0), &unsigned(seq, "a"));
+            assert!(matches!(outputs(&mut receiver)[..], [Output::Started(_)]));
+            let mut proven = unsigned(seq, "a");
+            proven[4..8].copy_from_slice(&sequence.to_be_bytes());
+            receiver.note(ChannelId(0), &Packet::parse(&proven).unwrap(), Judgement::New);
+        }
+        assert_eq!(receiver.channel_counts().map(|count| count.lost).sum::<u64>(), 0);
+    }
+
     /// The packet of a manifest that nobody has signed.
     fn unsigned(seq: u64, name: &str) -> Vec<u8> {
-        let manifest = Manifest { seq, name: name.into(), ..crate::manifest::tests::sample() };
+        let manifest = Manifest { seq, name: name.into(), ..sample() };
+        packet_of(&manifest, 0, &[])
+    }
+
+    fn packet_of(manifest: &Manifest, algorithm: u8, signature: &[u8]) -> Vec<u8> {
         let bytes = manifest.emit();
-        let envelope = Envelope { manifest: &bytes, algorithm: 0, signature: &[] };
+        let envelope = Envelope { manifest: &bytes, algorithm, signature };
         let header = &BUNDLE[record_len(1188)..][..16];
         let mut prefix = [0; PREFIX_LEN];
         emit_prefix(&mut prefix, Kind::Manifest, Sequence(0), manifest.checksum(), instance_of(&bytes));
         [&prefix[..], header, &envelope.emit(1188).unwrap()].concat()
+    }
+
+    /// A release for one kind of device, and its packet, signed by pair 10.
+    fn release(seq: u64, kind: &str) -> (Manifest, Vec<u8>) {
+        let manifest = Manifest { seq, compatible: Some(vec![kind.into()]), created: 0, ..sample() };
+        let signature = Pair::new(10).sign(&manifest.emit()).to_minisign();
+        let packet = packet_of(&manifest, 1, signature.as_bytes());
+        (manifest, packet)
+    }
+
+    /// Believes releases by pair 10 and heartbeats by pair 20.
+    fn by_pairs() -> Receiver {
+        let keys = crate::keys::tests::keys(1, 1, &[1], &[10], &[20]);
+        Receiver::new(Trust::Authority(Box::new(Authority::new(keys, Default::default(), 5_000))), 5_000)
     }
 
     #[test]
@@ -959,6 +1045,47 @@ mod tests {
         receiver.handle_silence(true);
         receiver.handle_silence(false);
         assert_eq!(begins(&mut receiver, 7, "a"), None);
+        receiver.handle_silence(true);
+        let mut ours = unsigned(6, "a");
+        ours[8] ^= 1; // another checksum before the same manifest
+        receiver.handle_packet(1_000_000_000, ChannelId(0), &ours);
+        assert!(receiver.poll_output().is_none(), "nothing is begun anew");
+        assert_eq!(begins(&mut receiver, 7, "a"), Some(7));
+    }
+
+    #[test]
+    fn a_newer_release_for_other_devices_leaves_the_one_on_its_way_what_it_is() {
+        let device = Device { compatible: vec!["board-a".into()], id: None };
+        let mut receiver = by_pairs().for_device(device);
+        receiver.handle_packet(0, ChannelId(0), &release(5, "board-a").1);
+        assert!(matches!(outputs(&mut receiver)[..], [Output::Started(_)]));
+        receiver.handle_silence(true);
+        receiver.handle_packet(1_000_000, ChannelId(0), &release(6, "board-b").1);
+        assert!(outputs(&mut receiver).is_empty());
+        let authority = receiver.authority().unwrap();
+        authority.handle_handover();
+        let handed_over: Vec<u64> =
+            authority.memory().releases[&sample().name].iter().map(|(_, seq)| seq).collect();
+        assert_eq!(handed_over, [5]);
+    }
+
+    #[test]
+    fn what_waited_for_its_heartbeat_begins_nothing_once_another_has_begun() {
+        let mut receiver = by_pairs();
+        receiver.authority().unwrap().require_heartbeat();
+        let beat = |seq| {
+            let heartbeat = Heartbeat::new(&release(seq, "board-a").0.emit(), 5_000, 60);
+            statement_packet(Kind::Heartbeat, &heartbeat.seal(Pair::new(20).sign(&heartbeat.emit())))
+        };
+        // The older one waits while the newer one is accepted.
+        let packets = [release(5, "board-a").1, beat(6), release(6, "board-a").1];
+        for (packet, now) in packets.iter().zip((0..).step_by(1_000_000)) {
+            receiver.handle_packet(now, ChannelId(0), packet);
+        }
+        assert!(matches!(&outputs(&mut receiver)[..], [Output::Started(manifest)] if manifest.seq == 6));
+        receiver.handle_silence(true);
+        receiver.handle_packet(9_000_000, ChannelId(0), &beat(5));
+        assert!(outputs(&mut receiver).is_empty());
     }
 
     /// Every packet of the tiny bundle's cycle.
@@ -1162,6 +1289,17 @@ mod tests {
             let now_retired = matches!(receiver.refusal(), Some(TrustError::Signature { .. }));
             assert_eq!(now_retired, before);
         }
+    }
+
+    #[test]
+    fn keys_that_came_as_a_manifest_are_still_taken_as_keys() {
+        let mut receiver = by_keys(1, 1_800_000_100);
+        let mut disguised = statement_packet(Kind::Manifest, KEYS);
+        disguised[24..28].copy_from_slice(&instance_of(Envelope::parse(KEYS).unwrap().manifest).0);
+        receiver.handle_packet(0, ChannelId(0), &disguised);
+        assert!(matches!(receiver.refusal(), Some(TrustError::Manifest(_))), "it was looked at, and refused");
+        receiver.handle_packet(1_000_000, ChannelId(0), &statement_packet(Kind::Keys, KEYS));
+        assert!(matches!(outputs(&mut receiver)[..], [Output::Keys(_)]));
     }
 
     #[test]
