@@ -59,6 +59,20 @@ fn server_refuses(words: &[&dyn AsOsString], expected: i32) {
     refusal("carousel-server", &line, out.status.code(), &text(&out.stdout), &text(&out.stderr), expected);
 }
 
+/// A full disk takes no remarks.
+#[test]
+fn what_nobody_can_be_told_changes_nothing() {
+    let desk = desk();
+    let code = |words: &[&dyn AsOsString]| {
+        let shell = args(&[&"-c", &"\"$@\" 2>/dev/full", &"sh", &bins::server()]);
+        bins::run("sh", shell.into_iter().chain(args(words))).status.code()
+    };
+    let (key, out) = (&desk.packed.keys.secret, desk.file("again.carousel"));
+    assert_eq!(code(&[&"pack", &desk.packed.object, &"--key", key, &"--out", &out]), Some(0));
+    assert_eq!(code(&[&"inspect", &desk.file("nothing")]), Some(2));
+    assert_eq!(code(&[&"inspect"]), Some(2));
+}
+
 #[test]
 fn pack_refuses_what_is_missing() {
     let desk = desk();
