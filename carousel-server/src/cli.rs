@@ -23,8 +23,8 @@ Examples:
   carousel-server doctor --config server.toml
   carousel-server demo
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 bad signature or digest, 6 storage, 75 a folder changed while
-it was packed: try again."
+Exit codes: 0 done, 1 failed, 2 usage, 3 bad signature or digest, 6 storage, 75 a file or folder
+changed while it was packed: try again."
 )]
 pub struct Arguments {
     /// More remarks on stderr (-v: details, -vv: every burst)

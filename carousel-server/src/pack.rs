@@ -26,8 +26,8 @@ use carousel_proto::wire::{HEADER_LEN, IP_UDP_LEN, RECORD_HEADER_LEN, Slot, reco
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -115,7 +115,8 @@ struct Input {
 }
 
 enum Source {
-    File(File),
+    /// And what was known of it when it was opened.
+    File(File, Metadata),
     Folder(Folder),
 }
 
@@ -145,14 +146,16 @@ impl Input {
             )));
         }
         let file = File::open(path).map_err(reading)?;
+        let metadata = file.metadata().map_err(reading)?;
         let modified = metadata.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
         let modified = modified.map_or(0, |t| t.as_secs());
-        Ok(Self { source: Source::File(file), size: metadata.len(), modified, path: path.to_owned() })
+        let size = metadata.len();
+        Ok(Self { source: Source::File(file, metadata), size, modified, path: path.to_owned() })
     }
 
     fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> Result<(), Failure> {
         match &self.source {
-            Source::File(file) => file.read_exact_at(bytes, at).map_err(|e| {
+            Source::File(file, _) => file.read_exact_at(bytes, at).map_err(|e| {
                 Failure::storage(format!("{}: {} (did it shrink?)", self.path.display(), plain(&e)))
             }),
             Source::Folder(folder) => folder.read_exact_at(bytes, at),
@@ -162,14 +165,24 @@ impl Input {
     /// How much of the object is its file table.
     fn table_len(&self) -> Option<u64> {
         match &self.source {
-            Source::File(_) => None,
+            Source::File(..) => None,
             Source::Folder(folder) => Some(folder.table_len()),
         }
     }
 
+    /// What was packed must be one moment's file or folder, or a release might be signed that nobody has built.
     fn is_unchanged(&self) -> Result<(), Failure> {
         match &self.source {
-            Source::File(_) => Ok(()),
+            Source::File(file, before) => {
+                let now = file.metadata().map_err(|e| Failure::reading(&self.path, &e))?;
+                let state = |m: &Metadata| (m.mtime(), m.mtime_nsec(), m.len());
+                if state(&now) == state(before) {
+                    return Ok(());
+                }
+                let message =
+                    format!("{}: changed while it was being packed; pack it again", self.path.display());
+                Err(Failure::new(Outcome::TryAgain, message))
+            }
             Source::Folder(folder) => folder.is_unchanged(),
         }
     }
@@ -497,6 +510,15 @@ fn progress_bar(len: u64) -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_changes_meanwhile_is_found_out() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let input = Input::open(file.path(), Path::new("out.carousel")).unwrap();
+        assert!(input.is_unchanged().is_ok());
+        file.as_file().set_len(1).unwrap();
+        assert_eq!(input.is_unchanged().unwrap_err().outcome, Outcome::TryAgain);
+    }
 
     #[test]
     fn a_short_block_gets_a_little_more_than_its_share() {
