@@ -29,8 +29,8 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, UNIX_EPOCH};
 
 /// So many bytes may be spent on the blocks of all workers.
@@ -269,10 +269,18 @@ struct Writer {
     layout: Layout,
     places: Places,
     record_len: usize,
+    /// Set by a signal that would leave the file behind.
+    stop: Arc<AtomicBool>,
 }
 
 impl Writer {
     fn create(out: &Path, layout: Layout) -> Result<Self, Failure> {
+        let stop = Arc::new(AtomicBool::new(false));
+        for signal in [nix::libc::SIGTERM, nix::libc::SIGINT] {
+            signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(|e| {
+                Failure::new(Outcome::Failed, format!("signals cannot be caught: {}", plain(&e)))
+            })?;
+        }
         let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let file = tempfile::Builder::new()
             .prefix(".carousel-pack-")
@@ -282,7 +290,7 @@ impl Writer {
         let places = Places::new(&layout);
         reserve(file.as_file(), places.file_len()).map_err(|e| Failure::writing(out, &e))?;
         let record_len = record_len(layout.geometry().symbol_len());
-        Ok(Self { file, layout, places, record_len })
+        Ok(Self { file, layout, places, record_len, stop })
     }
 
     /// First pass: every block to its records. Returns the blocks' BLAKE3 values.
@@ -382,6 +390,9 @@ impl Writer {
     }
 
     fn write_at(&self, bytes: &[u8], at: u64) -> Result<(), Failure> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Failure::new(Outcome::Failed, "interrupted; nothing was left behind"));
+        }
         self.file.as_file().write_all_at(bytes, at).map_err(|e| self.failed(&e))
     }
 
