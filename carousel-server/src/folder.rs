@@ -9,7 +9,7 @@ use carousel_proto::table::{
 };
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::unistd::{Whence, lseek};
+use nix::unistd::{Whence, lseek64};
 use std::ffi::OsStr;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -253,7 +253,7 @@ fn extents_of(file: &File, size: u64) -> io::Result<Vec<Extent>> {
             break;
         }
         // What the file system knows to be a hole need not be read.
-        let next = match lseek(file, at as i64, Whence::SeekData) {
+        let next = match lseek64(file, at as i64, Whence::SeekData) {
             Ok(next) => next as u64,
             Err(Errno::ENXIO) => size, // nothing but a hole up to the end
             Err(_) => at,              // it does not know

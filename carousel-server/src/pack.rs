@@ -411,7 +411,9 @@ fn block_memory(geometry: &Geometry) -> usize {
 /// Sets a file's length and reserves its space: a full disk shows now, and what is then written here and there lies
 /// together.
 fn reserve(file: &File, len: u64) -> std::io::Result<()> {
-    match fallocate(file, FallocateFlags::empty(), 0, len as i64) {
+    // On some 32-bit machines the call takes no more than 2 GiB.
+    let Ok(reserved) = nix::libc::off_t::try_from(len) else { return file.set_len(len) };
+    match fallocate(file, FallocateFlags::empty(), 0, reserved) {
         // Not every file system can reserve.
         Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => file.set_len(len),
         done => Ok(done?),
