@@ -4,7 +4,7 @@
 //! second goes over the hash pages and builds the tree above them. Memory does not depend on the file's size.
 
 use crate::cli;
-use crate::folder::Folder;
+use crate::folder::{Folder, changed, no_longer};
 use crate::keys::{read_secret_key, sign, with_suffix};
 use blake3::hazmat::ChainingValue;
 use carousel_proto::apply::Apply;
@@ -155,9 +155,7 @@ impl Input {
 
     fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> Result<(), Failure> {
         match &self.source {
-            Source::File(file, _) => file.read_exact_at(bytes, at).map_err(|e| {
-                Failure::storage(format!("{}: {} (did it shrink?)", self.path.display(), plain(&e)))
-            }),
+            Source::File(file, _) => file.read_exact_at(bytes, at).map_err(|e| no_longer(&self.path, &e)),
             Source::Folder(folder) => folder.read_exact_at(bytes, at),
         }
     }
@@ -179,9 +177,7 @@ impl Input {
                 if state(&now) == state(before) {
                     return Ok(());
                 }
-                let message =
-                    format!("{}: changed while it was being packed; pack it again", self.path.display());
-                Err(Failure::new(Outcome::TryAgain, message))
+                Err(changed(&self.path))
             }
             Source::Folder(folder) => folder.is_unchanged(),
         }
@@ -531,6 +527,8 @@ mod tests {
         assert!(input.is_unchanged().is_ok());
         file.as_file().set_len(1).unwrap();
         assert_eq!(input.is_unchanged().unwrap_err().outcome, Outcome::TryAgain);
+        let shorter = input.read_exact_at(&mut [0; 2], 0).unwrap_err();
+        assert_eq!(shorter.outcome, Outcome::TryAgain);
     }
 
     #[test]
