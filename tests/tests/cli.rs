@@ -71,7 +71,7 @@ fn what_nobody_can_be_told_changes_nothing() {
         bins::run("sh", shell.into_iter().chain(args(words))).status.code()
     };
     let code = |words: &[&dyn AsOsString]| code_of(bins::server(), words);
-    assert_eq!(code_of(bins::client(), &[&"get"]), Some(2));
+    assert_eq!(code_of(bins::client(), &[&"--nosuch"]), Some(2));
     let (key, out) = (&desk.packed.keys.secret, desk.file("again.carousel"));
     assert_eq!(code(&[&"pack", &desk.packed.object, &"--key", key, &"--out", &out]), Some(0));
     assert_eq!(code(&[&"inspect", &desk.file("nothing")]), Some(2));
