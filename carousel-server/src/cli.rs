@@ -23,8 +23,8 @@ Examples:
   carousel-server doctor --config server.toml
   carousel-server demo
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 bad signature or digest, 6 storage, 75 a folder changed while
-it was packed: try again."
+Exit codes: 0 done, 1 failed, 2 usage, 3 bad signature or digest, 6 storage, 75 a file or folder
+changed while it was packed: try again."
 )]
 pub struct Arguments {
     /// More remarks on stderr (-v: details, -vv: every burst)
@@ -456,6 +456,15 @@ fn parse_moment(text: &str) -> Result<u64, String> {
     let (date, time) = text.split_once(['T', 't', ' ']).unwrap_or((text, ""));
     let parts: Vec<u64> = date.split('-').map(str::parse).collect::<Result<_, _>>().map_err(|_| bad())?;
     let [year @ 1970..=9999, month @ 1..=12, day @ 1..=31] = parts[..] else { return Err(bad()) };
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let days_in_month = match month {
+        2 => 28 + u64::from(leap),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    };
+    if day > days_in_month {
+        return Err(bad());
+    }
     // Days since 1970 by the civil calendar, years counted from March (Howard Hinnant's algorithm).
     let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let days = y * 365 + y / 4 - y / 100 + y / 400 + (m * 153 + 2) / 5 + day - 1;
@@ -530,6 +539,10 @@ mod tests {
         assert_eq!(parse_moment("2000-02-29T23:30:00-01:00"), Ok(951_868_800 + 1_800));
         for bad in ["2000-03-01T", "2000-03-01T1:02Z", "2000-03-01T24:00Z", "2000-03-01T01:02", "2000-03-01Z"]
         {
+            assert!(parse_moment(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_moment("2028-02-29").map(|t| t / 86_400), Ok(21_243));
+        for bad in ["2027-02-29", "2100-02-29", "2027-06-31", "2027-04-00", "2000-02-30T01:00Z"] {
             assert!(parse_moment(bad).is_err(), "{bad}");
         }
         for bad in ["2000-03-01T01:60Z", "1970-01-01T00:00:00+01:00", "2000-03-01T01:02:03+1", "2000-03-01TZ"]

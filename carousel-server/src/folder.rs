@@ -3,16 +3,16 @@
 //! The same tree makes the same bytes: names are sorted, holes are found by what a file contains and not by how the
 //! file system keeps it, and nothing of this machine (owners, inode numbers, hard links) goes in.
 
-use carousel_proto::outcome::{Failure, Outcome, plain};
+use carousel_proto::outcome::{Failure, Outcome};
 use carousel_proto::table::{
     Attributes, Entry, Extent, HOLE_LEN, Kind, MODE_MASK, Run, Shown, Table, check_path, runs_in,
 };
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::unistd::{Whence, lseek};
+use nix::unistd::{Whence, lseek64};
 use std::ffi::OsStr;
 use std::fs::{File, Metadata, OpenOptions};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -92,9 +92,9 @@ impl Folder {
         for run in runs_in(&self.runs, at..end) {
             let path = self.path_of(&self.found[run.entry]);
             let into = &mut bytes[(run.start - at) as usize..][..run.len as usize];
-            open(&path).and_then(|file| file.read_exact_at(into, run.offset)).map_err(|e| {
-                Failure::storage(format!("{}: {} (did it shrink?)", path.display(), plain(&e)))
-            })?;
+            open(&path)
+                .and_then(|file| file.read_exact_at(into, run.offset))
+                .map_err(|e| no_longer(&path, &e))?;
         }
         let data_len = self.data_len();
         if end > data_len {
@@ -107,25 +107,35 @@ impl Folder {
 
     /// What was packed must be one moment's folder: nothing of it has changed since it was looked through.
     pub fn is_unchanged(&self) -> Result<(), Failure> {
-        let failed = |path: &Path, e: io::Error| Failure::reading(path, &e);
-        let root = self.path.metadata().map_err(|e| failed(&self.path, e))?;
+        let root = self.path.metadata().map_err(|e| no_longer(&self.path, &e))?;
         let mut changed = (time(&root) != time_of(&self.root)).then(|| self.path.clone());
         for found in &self.found {
             let path = self.path_of(found);
-            let metadata = path.symlink_metadata().map_err(|e| failed(&path, e))?;
+            let metadata = path.symlink_metadata().map_err(|e| no_longer(&path, &e))?;
             let identity = (metadata.ino(), metadata.len());
             if (time(&metadata), identity) != (time_of(&found.attributes), found.identity) {
                 changed.get_or_insert(path);
             }
         }
-        changed.map_or(Ok(()), |path| {
-            let message = format!("{}: changed while it was being packed; pack it again", shown(&path));
-            Err(Failure::new(Outcome::TryAgain, message))
-        })
+        changed.map_or(Ok(()), |path| Err(self::changed(&path)))
     }
 
     fn path_of(&self, found: &Found) -> PathBuf {
         self.path.join(OsStr::from_bytes(&found.path))
+    }
+}
+
+/// It is not what it was when it was looked at.
+pub fn changed(path: &Path) -> Failure {
+    let message = format!("{}: changed while it was being packed; pack it again", shown(path));
+    Failure::new(Outcome::TryAgain, message)
+}
+
+/// What was there, or was as long, cannot be read any more.
+pub fn no_longer(path: &Path, error: &io::Error) -> Failure {
+    match error.kind() {
+        ErrorKind::NotFound | ErrorKind::UnexpectedEof => changed(path),
+        _ => Failure::reading(path, error),
     }
 }
 
@@ -161,7 +171,7 @@ impl Finder<'_> {
         let mut folders = vec![below];
         while let Some(folder) = folders.pop() {
             let path = self.root.join(OsStr::from_bytes(&folder));
-            let failed = |e: &io::Error| Failure::reading(&path, e);
+            let failed = |e: &io::Error| no_longer(&path, e);
             for entry in std::fs::read_dir(&path).map_err(|e| failed(&e))? {
                 let name = entry.map_err(|e| failed(&e))?.file_name();
                 let mut below = folder.clone();
@@ -171,7 +181,7 @@ impl Finder<'_> {
                 below.extend_from_slice(name.as_bytes());
                 check_path(&below).map_err(|e| Failure::usage(e.to_string()))?;
                 let path = path.join(&name);
-                let metadata = path.symlink_metadata().map_err(|e| Failure::reading(&path, &e))?;
+                let metadata = path.symlink_metadata().map_err(|e| no_longer(&path, &e))?;
                 let mut attributes = self.attributes(&below, &metadata);
                 let what = what(&path, &metadata)?;
                 match what {
@@ -208,7 +218,7 @@ fn what(path: &Path, metadata: &Metadata) -> Result<What, Failure> {
     if kind.is_dir() {
         return Ok(What::Folder);
     }
-    let failed = |e: io::Error| Failure::reading(path, &e);
+    let failed = |e: io::Error| no_longer(path, &e);
     if kind.is_symlink() {
         let target = std::fs::read_link(path).map_err(failed)?.into_os_string().into_vec();
         return Ok(What::Link { target });
@@ -253,7 +263,7 @@ fn extents_of(file: &File, size: u64) -> io::Result<Vec<Extent>> {
             break;
         }
         // What the file system knows to be a hole need not be read.
-        let next = match lseek(file, at as i64, Whence::SeekData) {
+        let next = match lseek64(file, at as i64, Whence::SeekData) {
             Ok(next) => next as u64,
             Err(Errno::ENXIO) => size, // nothing but a hole up to the end
             Err(_) => at,              // it does not know
@@ -279,6 +289,21 @@ fn extents_of(file: &File, size: u64) -> io::Result<Vec<Extent>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_vanishes_meanwhile_is_a_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        folder.is_unchanged().unwrap();
+        std::fs::remove_file(&file).unwrap();
+        let read = folder.read_exact_at(&mut [0], 0).unwrap_err();
+        assert_eq!(
+            [read.outcome, folder.is_unchanged().unwrap_err().outcome],
+            [Outcome::TryAgain, Outcome::TryAgain]
+        );
+    }
 
     #[test]
     fn holes_are_what_is_zero_wherever_that_is_kept() {

@@ -81,6 +81,13 @@ pub fn read_secret_key(path: &Path) -> Result<ReleaseKey, Failure> {
     release_key(&key.to_bytes()).ok_or_else(|| bad("not a minisign secret key"))
 }
 
+/// Whether a secret key has a password.
+pub fn has_password(path: &Path) -> Result<bool, Failure> {
+    let text = read_text(path)?;
+    let bytes = Base64::decode_to_vec(text.lines().nth(1).unwrap_or_default(), None).unwrap_or_default();
+    Ok(bytes.len() == SECRET_KEY_LEN && bytes[AT_KDF..AT_KDF + 2] != [0, 0])
+}
+
 // The secret key of minisign: algorithms (2 each: signature, KDF, checksum), salt (32), limits (8 + 8), then:
 const SECRET_KEY_LEN: usize = 158;
 const PUBLIC_KEY_LEN: usize = 42;

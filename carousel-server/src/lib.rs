@@ -32,6 +32,7 @@ mod zone;
 
 use carousel_proto::outcome::{Failure, Outcome, one_line};
 use clap::{CommandFactory, Parser};
+use std::io::Write;
 use std::process::ExitCode;
 
 /// The text of a configuration; the error says what is wrong with it in one line.
@@ -56,12 +57,13 @@ pub fn main() -> ExitCode {
                 let _ = error.print(); // --help or --version
                 return ExitCode::SUCCESS;
             }
-            eprintln!("carousel-server: {}", one_line(&error.render().to_string()));
+            say(&one_line(&error.render().to_string()));
             return ExitCode::from(Outcome::Usage as u8);
         }
     };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .log_internal_errors(false) // on a full disk it would panic over a remark
         .with_target(false)
         .without_time()
         .with_max_level(arguments.log_level())
@@ -82,9 +84,14 @@ pub fn main() -> ExitCode {
         Err(Failure { outcome, message }) => {
             // A report has said everything.
             if !message.is_empty() {
-                eprintln!("carousel-server: {message}");
+                say(&message);
             }
             ExitCode::from(outcome as u8)
         }
     }
+}
+
+/// The last word. Where stderr takes none, the exit code has to do.
+fn say(message: &str) {
+    let _ = writeln!(std::io::stderr(), "carousel-server: {message}");
 }

@@ -1,9 +1,14 @@
 //! A private network for the demonstration: an own user and network namespace whose loopback carries
 //! source-specific multicast. Needs no root; nothing leaves the process and its children.
 
+#![allow(unsafe_code)]
+
 use nix::errno::Errno;
+use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
 use std::fs;
 use std::io;
 use std::net::Ipv6Addr;
@@ -27,8 +32,32 @@ const RTA_OIF: u16 = 4;
 /// Index of `lo` in every new network namespace.
 const LOOPBACK: u32 = 1;
 
-/// Moves this process (which must have one thread only) into a private network.
+/// Moves this process (which must have one thread only) into a private network, or leaves it where it is.
 pub fn enter() -> io::Result<()> {
+    rehearse()?;
+    move_in()
+}
+
+/// Some systems (Ubuntu since 23.10) let everybody make namespaces and then forbid to set them up, and there is no way
+/// back out of one. So a child goes first.
+fn rehearse() -> io::Result<()> {
+    // SAFETY: there are no other threads, so the child may do whatever we may.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            let code = move_in().map_or_else(|e| e.raw_os_error().unwrap_or(libc::EIO), |()| 0);
+            // SAFETY: it takes a number and does not return. Nothing that we have begun is ended twice.
+            unsafe { libc::_exit(code) }
+        }
+        // Errors of the kernel are small enough for an exit code.
+        ForkResult::Parent { child } => match waitpid(child, None)? {
+            WaitStatus::Exited(_, 0) => Ok(()),
+            WaitStatus::Exited(_, code) => Err(Errno::from_raw(code).into()),
+            _ => Err(Errno::EPERM.into()), // a filter that kills
+        },
+    }
+}
+
+fn move_in() -> io::Result<()> {
     let (user, group) = (nix::unistd::getuid(), nix::unistd::getgid());
     match unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET) {
         Ok(()) => {

@@ -4,7 +4,7 @@
 //! second goes over the hash pages and builds the tree above them. Memory does not depend on the file's size.
 
 use crate::cli;
-use crate::folder::Folder;
+use crate::folder::{Folder, changed, no_longer};
 use crate::keys::{read_secret_key, sign, with_suffix};
 use blake3::hazmat::ChainingValue;
 use carousel_proto::apply::Apply;
@@ -26,11 +26,11 @@ use carousel_proto::wire::{HEADER_LEN, IP_UDP_LEN, RECORD_HEADER_LEN, Slot, reco
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, UNIX_EPOCH};
 
 /// So many bytes may be spent on the blocks of all workers.
@@ -115,7 +115,8 @@ struct Input {
 }
 
 enum Source {
-    File(File),
+    /// And what was known of it when it was opened.
+    File(File, Metadata),
     Folder(Folder),
 }
 
@@ -145,16 +146,16 @@ impl Input {
             )));
         }
         let file = File::open(path).map_err(reading)?;
+        let metadata = file.metadata().map_err(reading)?;
         let modified = metadata.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
         let modified = modified.map_or(0, |t| t.as_secs());
-        Ok(Self { source: Source::File(file), size: metadata.len(), modified, path: path.to_owned() })
+        let size = metadata.len();
+        Ok(Self { source: Source::File(file, metadata), size, modified, path: path.to_owned() })
     }
 
     fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> Result<(), Failure> {
         match &self.source {
-            Source::File(file) => file.read_exact_at(bytes, at).map_err(|e| {
-                Failure::storage(format!("{}: {} (did it shrink?)", self.path.display(), plain(&e)))
-            }),
+            Source::File(file, _) => file.read_exact_at(bytes, at).map_err(|e| no_longer(&self.path, &e)),
             Source::Folder(folder) => folder.read_exact_at(bytes, at),
         }
     }
@@ -162,14 +163,22 @@ impl Input {
     /// How much of the object is its file table.
     fn table_len(&self) -> Option<u64> {
         match &self.source {
-            Source::File(_) => None,
+            Source::File(..) => None,
             Source::Folder(folder) => Some(folder.table_len()),
         }
     }
 
+    /// What was packed must be one moment's file or folder, or a release might be signed that nobody has built.
     fn is_unchanged(&self) -> Result<(), Failure> {
         match &self.source {
-            Source::File(_) => Ok(()),
+            Source::File(file, before) => {
+                let now = file.metadata().map_err(|e| Failure::reading(&self.path, &e))?;
+                let state = |m: &Metadata| (m.mtime(), m.mtime_nsec(), m.len());
+                if state(&now) == state(before) {
+                    return Ok(());
+                }
+                Err(changed(&self.path))
+            }
             Source::Folder(folder) => folder.is_unchanged(),
         }
     }
@@ -256,10 +265,18 @@ struct Writer {
     layout: Layout,
     places: Places,
     record_len: usize,
+    /// Set by a signal that would leave the file behind.
+    stop: Arc<AtomicBool>,
 }
 
 impl Writer {
     fn create(out: &Path, layout: Layout) -> Result<Self, Failure> {
+        let stop = Arc::new(AtomicBool::new(false));
+        for signal in [nix::libc::SIGTERM, nix::libc::SIGINT] {
+            signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(|e| {
+                Failure::new(Outcome::Failed, format!("signals cannot be caught: {}", plain(&e)))
+            })?;
+        }
         let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let file = tempfile::Builder::new()
             .prefix(".carousel-pack-")
@@ -269,7 +286,7 @@ impl Writer {
         let places = Places::new(&layout);
         reserve(file.as_file(), places.file_len()).map_err(|e| Failure::writing(out, &e))?;
         let record_len = record_len(layout.geometry().symbol_len());
-        Ok(Self { file, layout, places, record_len })
+        Ok(Self { file, layout, places, record_len, stop })
     }
 
     /// First pass: every block to its records. Returns the blocks' BLAKE3 values.
@@ -369,6 +386,9 @@ impl Writer {
     }
 
     fn write_at(&self, bytes: &[u8], at: u64) -> Result<(), Failure> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Failure::new(Outcome::Failed, "interrupted; nothing was left behind"));
+        }
         self.file.as_file().write_all_at(bytes, at).map_err(|e| self.failed(&e))
     }
 
@@ -387,7 +407,9 @@ fn block_memory(geometry: &Geometry) -> usize {
 /// Sets a file's length and reserves its space: a full disk shows now, and what is then written here and there lies
 /// together.
 fn reserve(file: &File, len: u64) -> std::io::Result<()> {
-    match fallocate(file, FallocateFlags::empty(), 0, len as i64) {
+    // On some 32-bit machines the call takes no more than 2 GiB.
+    let Ok(reserved) = nix::libc::off_t::try_from(len) else { return file.set_len(len) };
+    match fallocate(file, FallocateFlags::empty(), 0, reserved) {
         // Not every file system can reserve.
         Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => file.set_len(len),
         done => Ok(done?),
@@ -497,6 +519,17 @@ fn progress_bar(len: u64) -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_changes_meanwhile_is_found_out() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let input = Input::open(file.path(), Path::new("out.carousel")).unwrap();
+        assert!(input.is_unchanged().is_ok());
+        file.as_file().set_len(1).unwrap();
+        assert_eq!(input.is_unchanged().unwrap_err().outcome, Outcome::TryAgain);
+        let shorter = input.read_exact_at(&mut [0; 2], 0).unwrap_err();
+        assert_eq!(shorter.outcome, Outcome::TryAgain);
+    }
 
     #[test]
     fn a_short_block_gets_a_little_more_than_its_share() {

@@ -2,6 +2,7 @@
 //! next. It hears of signals from a thread that waits for nothing else: no pipe, no socket.
 
 use crate::cli;
+use crate::keys::has_password;
 use crate::plan::{Plan, Work};
 use crate::sandbox::Sandbox;
 use crate::send::{self, Change, NOTICE};
@@ -119,6 +120,14 @@ impl Supervisor<'_> {
         plan.files().iter().try_for_each(|file| self.sandbox.check(file))?;
         if plan.published != *self.status.files() {
             tracing::warn!("status and metrics stay the files that they are until a restart");
+        }
+        // To ask for it a terminal would be opened for writing, and that is death in the sandbox.
+        if let (Some(key), false) = (&plan.statements.heartbeat_key, self.arguments.no_sandbox)
+            && has_password(key)?
+        {
+            let key = key.display();
+            let what = "has a password, which is asked for only at the start; restart the server";
+            return Err(Failure::usage(format!("{key}: {what}")));
         }
         let works = plan.open()?;
         check_interfaces(&works, &self.channels)?;

@@ -69,7 +69,16 @@ impl Sandbox {
         // A file that is not there gets its own error when it is opened.
         let Ok(real) = canonicalize(file) else { return Ok(()) };
         if folders.iter().any(|folder| real.starts_with(folder)) {
-            return Ok(());
+            // Landlock knows folders, not their names.
+            let is_closed = File::open(file).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied);
+            return if is_closed {
+                Err(Failure::storage(format!(
+                    "{}: permission denied; if its folder is another one since the server was started, restart it",
+                    file.display()
+                )))
+            } else {
+                Ok(())
+            };
         }
         Err(Failure::usage(format!(
             "{}: the server was not started with a file in that folder, and can read no other; restart it",

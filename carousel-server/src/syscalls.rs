@@ -104,7 +104,7 @@ const ORDINARY: [libc::c_long; 54] = [
 ];
 
 /// What that process does: it reads its pipe, and replaces files in folders that Landlock knows.
-const WRITING: [libc::c_long; 26] = [
+const WRITING: [libc::c_long; 25] = [
     libc::SYS_read,
     libc::SYS_openat,
     libc::SYS_close,
@@ -113,7 +113,6 @@ const WRITING: [libc::c_long; 26] = [
     libc::SYS_writev,
     libc::SYS_fcntl,
     libc::SYS_unlinkat,
-    libc::SYS_renameat,
     libc::SYS_renameat2,
     libc::SYS_munmap,
     libc::SYS_mremap,
@@ -133,15 +132,18 @@ const WRITING: [libc::c_long; 26] = [
     libc::SYS_exit_group,
 ];
 
-/// The same by the older numbers that only this machine still has.
+/// The same by the older numbers that only these machines still have.
 #[cfg(target_arch = "x86_64")]
 const ORDINARY_HERE: [libc::c_long; 5] =
     [libc::SYS_open, libc::SYS_stat, libc::SYS_lstat, libc::SYS_readlink, libc::SYS_access];
 #[cfg(target_arch = "x86_64")]
-const WRITING_HERE: [libc::c_long; 3] = [libc::SYS_open, libc::SYS_unlink, libc::SYS_rename];
+const WRITING_HERE: [libc::c_long; 4] =
+    [libc::SYS_open, libc::SYS_unlink, libc::SYS_rename, libc::SYS_renameat];
+#[cfg(target_arch = "aarch64")]
+const WRITING_HERE: [libc::c_long; 1] = [libc::SYS_renameat];
 #[cfg(not(target_arch = "x86_64"))]
 const ORDINARY_HERE: [libc::c_long; 0] = [];
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const WRITING_HERE: [libc::c_long; 0] = [];
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;

@@ -3,12 +3,15 @@
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 use carousel_tests::bins;
-use carousel_tests::lab::{Folder, Lab};
+use carousel_tests::lab::{Folder, Lab, until};
 use carousel_tests::object;
 use carousel_tests::scene::{self, AsOsString, Packed, args};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 struct Desk {
@@ -59,6 +62,22 @@ fn server_refuses(words: &[&dyn AsOsString], expected: i32) {
     refusal("carousel-server", &line, out.status.code(), &text(&out.stdout), &text(&out.stderr), expected);
 }
 
+/// A full disk takes no remarks.
+#[test]
+fn what_nobody_can_be_told_changes_nothing() {
+    let desk = desk();
+    let code_of = |program: PathBuf, words: &[&dyn AsOsString]| {
+        let shell = args(&[&"-c", &"\"$@\" 2>/dev/full", &"sh", &program]);
+        bins::run("sh", shell.into_iter().chain(args(words))).status.code()
+    };
+    let code = |words: &[&dyn AsOsString]| code_of(bins::server(), words);
+    assert_eq!(code_of(bins::client(), &[&"--nosuch"]), Some(2));
+    let (key, out) = (&desk.packed.keys.secret, desk.file("again.carousel"));
+    assert_eq!(code(&[&"pack", &desk.packed.object, &"--key", key, &"--out", &out]), Some(0));
+    assert_eq!(code(&[&"inspect", &desk.file("nothing")]), Some(2));
+    assert_eq!(code(&[&"inspect"]), Some(2));
+}
+
 #[test]
 fn pack_refuses_what_is_missing() {
     let desk = desk();
@@ -66,6 +85,28 @@ fn pack_refuses_what_is_missing() {
     server_refuses(&[&"pack", &nothing, &"--key", &desk.packed.keys.secret, &"--out", &out], 2);
     server_refuses(&[&"pack", &desk.packed.object, &"--key", &nothing, &"--out", &out], 2);
     assert!(!out.exists(), "a refused pack left something");
+}
+
+#[test]
+fn an_interrupted_pack_leaves_nothing_behind() {
+    let dir = Folder::new();
+    let keys = scene::keygen(dir.path(), "release");
+    let (object, out) = (dir.path().join("object"), dir.path().join("F.carousel"));
+    fs::File::create(&object).unwrap().set_len(64 << 20).unwrap();
+    let names = || fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let half = || names().any(|name| name.to_string_lossy().starts_with(".carousel-pack-"));
+    let mut pack = Command::new(bins::server())
+        .args(args(&[&"pack", &object, &"--key", &keys.secret, &"--out", &out]))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    until("it to begin", Duration::from_secs(60), || half() || out.exists());
+    kill(Pid::from_raw(pack.id() as i32), Signal::SIGINT).unwrap(); // which it is still there to get: nobody has waited
+    let code = pack.wait().unwrap().code();
+    assert!(!half(), "{code:?}");
+    // On a busy machine it may have been faster.
+    assert_eq!(code, Some(if out.exists() { 0 } else { 1 }));
 }
 
 #[test]
