@@ -49,7 +49,8 @@ pub struct Tuner {
     sources: Sources<Origin>,
     used: Vec<(Origin, Option<Tiers>)>,
     seed: u64,
-    steps: VecDeque<Step>,
+    /// Each with its group: by the time that it is done, another offer may count.
+    steps: VecDeque<(Step, Ipv6Addr)>,
     /// While nothing is wanted: the tier that was kept until then.
     paused: Option<Option<usize>>,
 }
@@ -66,9 +67,9 @@ impl Tuner {
         Self { offer, choice, sources, used: Vec::new(), seed, steps: VecDeque::new(), paused: None }
     }
 
-    /// The group of a tier.
-    pub fn group(&self, tier: usize) -> Ipv6Addr {
-        self.offer.tiers[tier].0
+    /// Whether that is the group of that tier, as things are.
+    pub fn is_offered(&self, tier: usize, group: Ipv6Addr) -> bool {
+        self.offer.tiers.get(tier).is_some_and(|(offered, _)| *offered == group)
     }
 
     /// DNS says something new. If the tiers are others, everything begins anew.
@@ -128,8 +129,8 @@ impl Tuner {
         self.drain(now);
     }
 
-    /// What to do next, if anything.
-    pub fn poll_step(&mut self) -> Option<Step> {
+    /// What to do next, if anything, and with which group.
+    pub fn poll_step(&mut self) -> Option<(Step, Ipv6Addr)> {
         self.steps.pop_front()
     }
 
@@ -156,12 +157,17 @@ impl Tuner {
                 sources::Output::Drop(origin) => self.stop(origin),
             }
         }
+        let groups = &self.offer.tiers; // of which all of these were told
         for (origin, tiers) in &mut self.used {
             let Some(tiers) = tiers else { continue };
             while let Some(output) = tiers.poll_output() {
                 match output {
-                    tiers::Output::Join(tier) => self.steps.push_back(Step::Join(*origin, tier)),
-                    tiers::Output::Leave(tier) => self.steps.push_back(Step::Leave(*origin, tier)),
+                    tiers::Output::Join(tier) => {
+                        self.steps.push_back((Step::Join(*origin, tier), groups[tier].0));
+                    }
+                    tiers::Output::Leave(tier) => {
+                        self.steps.push_back((Step::Leave(*origin, tier), groups[tier].0));
+                    }
                     // The source falls silent for us, and `sources` sees that.
                     tiers::Output::NextSource => {}
                 }
@@ -177,7 +183,8 @@ impl Tuner {
                 Some(Tiers::new(kind, mode, &gaps, now, self.seed))
             }
             Choice::All => {
-                self.steps.extend((0..gaps.len()).map(|tier| Step::Join(origin, tier)));
+                let join = |(tier, (group, _)): (usize, &(Ipv6Addr, u64))| (Step::Join(origin, tier), *group);
+                self.steps.extend(self.offer.tiers.iter().enumerate().map(join));
                 None
             }
         };
@@ -187,7 +194,8 @@ impl Tuner {
     fn stop(&mut self, origin: Origin) {
         self.used.retain(|(used, _)| *used != origin);
         // Leaving what is not joined does no harm.
-        self.steps.extend((0..self.offer.tiers.len()).map(|tier| Step::Leave(origin, tier)));
+        let leave = |(tier, (group, _)): (usize, &(Ipv6Addr, u64))| (Step::Leave(origin, tier), *group);
+        self.steps.extend(self.offer.tiers.iter().enumerate().map(leave));
     }
 }
 
@@ -197,7 +205,7 @@ mod tests {
 
     fn steps(tuner: &mut Tuner) -> Vec<(bool, usize)> {
         std::iter::from_fn(|| tuner.poll_step())
-            .map(|step| match step {
+            .map(|(step, _)| match step {
                 Step::Join(_, tier) => (true, tier),
                 Step::Leave(_, tier) => (false, tier),
             })
@@ -223,5 +231,26 @@ mod tests {
         assert_eq!(tuner.tier(), kept);
         tuner.handle_demand(20_000_000_000, true);
         assert_eq!(steps(&mut tuner), [(true, 1)]);
+    }
+
+    #[test]
+    fn what_is_left_is_what_was_joined_whatever_is_offered_by_then() {
+        let group = |number| Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000, number);
+        let origin = Origin { address: Some(Ipv6Addr::LOCALHOST), port: 5004 };
+        let offer = |groups: &[u16]| Offer {
+            tiers: groups.iter().map(|number| (group(*number), 0)).collect(),
+            sources: vec![(origin, 0)],
+        };
+        let mut tuner = Tuner::new(offer(&[1, 2]), Choice::Tier(Kind::Separate, Mode::Fixed(1)), 1, 7);
+        tuner.handle_time(0);
+        assert_eq!(tuner.poll_step(), Some((Step::Join(origin, 1), group(2))));
+        tuner.handle_offer(1, offer(&[3]));
+        assert_eq!(tuner.poll_step(), Some((Step::Leave(origin, 0), group(1))));
+        assert_eq!(tuner.poll_step(), Some((Step::Leave(origin, 1), group(2))));
+        assert_eq!(tuner.poll_step(), Some((Step::Join(origin, 0), group(3))));
+        assert_eq!(tuner.poll_step(), None);
+        assert!(
+            tuner.is_offered(0, group(3)) && !tuner.is_offered(0, group(1)) && !tuner.is_offered(1, group(2))
+        );
     }
 }
