@@ -378,6 +378,7 @@ impl<'a> Engine<'a> {
     fn ask(&mut self, job: Job) {
         if let Some(jobs) = &self.jobs {
             self.decoding += 1;
+            self.receiver.handle_silence(false); // not only when we look around: another object may begin before
             let _ = jobs.send(job); // a decoder that has ended is noticed by its answers
         }
     }
