@@ -297,6 +297,10 @@ impl<'a> Engine<'a> {
                     work.log_block(job.sbn)?;
                 }
                 self.receiver.handle_decoded(job, matched, by_decoder);
+                if !matched {
+                    // Symbols were forgotten: those that come in their places are progress, too.
+                    self.grown = (self.clock, self.receiver.progress().0);
+                }
             }
             Answer::Looked(sbn, value) => self.receiver.handle_looked(sbn, value),
         }
