@@ -446,14 +446,23 @@ impl<'a> Engine<'a> {
 
     /// Takes up what an earlier client left, as far as it proves to be right.
     fn go_on(&mut self, mut replay: Replay, geometry: &Geometry) -> Result<(), Failure> {
+        let mut looking = vec![false; geometry.blocks() as usize];
         for sbn in std::mem::take(&mut replay.blocks) {
             if self.receiver.look_for(sbn) {
+                looking[sbn.0 as usize] = true;
                 self.ask(Job::Look(sbn));
             }
         }
         let mut symbol = Vec::new();
         while let (Some(symbols), Some(work)) = (replay.symbols()?, &self.work) {
+            // A large object on a slow disk takes minutes, and whoever stops us does not wait for so long.
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Failure::new(Outcome::Failed, "interrupted"));
+            }
             for (stored, proven) in symbols {
+                if looking[stored.sbn.0 as usize] {
+                    continue; // as a whole
+                }
                 work.load(place_of(geometry, stored.sbn, stored.place, stored.esi.0), &mut symbol)?;
                 self.receiver.handle_restored(&stored, proven, &symbol);
             }
