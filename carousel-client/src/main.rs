@@ -53,12 +53,13 @@ fn main() -> ExitCode {
                 let _ = error.print(); // --help or --version
                 return ExitCode::SUCCESS;
             }
-            eprintln!("carousel-client: {}", one_line(&error.render().to_string()));
+            report::say(format_args!("carousel-client: {}", one_line(&error.render().to_string())));
             return ExitCode::from(Outcome::Usage as u8);
         }
     };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .log_internal_errors(false) // that is where they would go to, and it would panic
         .with_target(false)
         .without_time()
         .with_max_level(arguments.log_level())
@@ -79,7 +80,7 @@ fn main() -> ExitCode {
         Err(Failure { outcome, message }) => {
             // A report has said everything.
             if !message.is_empty() {
-                eprintln!("carousel-client: {message}");
+                report::say(format_args!("carousel-client: {message}"));
             }
             ExitCode::from(outcome as u8)
         }
