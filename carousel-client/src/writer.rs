@@ -52,7 +52,8 @@ pub struct WorkFile {
 impl WorkFile {
     /// Creates the work file of a target and keeps every other client away from it.
     pub fn create(target: &Path, replace: bool) -> Result<Self, Failure> {
-        if target.exists() && !replace {
+        // A link that leads nowhere is there, too: the name that the object shall get is taken.
+        if target.symlink_metadata().is_ok() && !replace {
             return Err(Failure::usage(format!(
                 "{} exists; choose another --out, or --force",
                 target.display()
@@ -281,7 +282,7 @@ impl WorkFile {
             |flags| renameat2(nix::fcntl::AT_FDCWD, &self.path, nix::fcntl::AT_FDCWD, &self.target, flags);
         match rename(flags) {
             // Some file systems cannot refuse to replace; the target was looked for at the start.
-            Err(Errno::EINVAL) if !self.target.exists() => rename(RenameFlags::empty()),
+            Err(Errno::EINVAL) if self.target.symlink_metadata().is_err() => rename(RenameFlags::empty()),
             other => other,
         }
         .map_err(|e| Failure::writing(&self.target, &e.into()))?;

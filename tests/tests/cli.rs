@@ -233,6 +233,10 @@ fn get_refuses_what_it_cannot_do() {
     // An existing target stays what it is.
     refuses("ff3e::8000:1", "5004", "eth0", &key, &packed.object, 2);
     assert_eq!(object::digest(&packed.object).unwrap(), packed.digest);
+    // So does a link that leads nowhere, and it is found before the transfer.
+    let link = lab.file("link");
+    std::os::unix::fs::symlink("nowhere", &link).unwrap();
+    refuses("ff3e::8000:1", "5004", "eth0", &key, &link, 2);
     let seconds = refuses("ff3e::8000:1", "5004", "eth0", &key, &fresh, 5);
     assert!((2.0..15.0).contains(&seconds), "--timeout 2s took {seconds} s");
     assert!(!fresh.exists());
