@@ -10,13 +10,13 @@ use crate::places::Places;
 use carousel_proto::geometry::{Geometry, Sbn};
 use carousel_proto::journal::Stored;
 use carousel_proto::manifest::Manifest;
-use carousel_proto::outcome::{Failure, Outcome};
+use carousel_proto::outcome::{Failure, Outcome, plain};
 use carousel_proto::receiver::{Place, Standing};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, RenameFlags, fallocate, renameat2};
 use nix::libc;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -68,12 +68,18 @@ impl WorkFile {
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
             .map_err(|e| Failure::writing(target, &e))?;
-        if file.try_lock().is_err() {
-            return Err(Failure::new(
+        file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => Failure::new(
                 Outcome::TryAgain,
                 format!("{}: another client is at work on it", target.display()),
-            ));
-        }
+            ),
+            // Over a network, mostly, where the server does not know locks.
+            TryLockError::Error(error) => Failure::storage(format!(
+                "{}: no file can be locked there: {}; choose another --out",
+                target.display(),
+                plain(&error)
+            )),
+        })?;
         // Between opening and locking, another client may have renamed this very file to its target, or removed it.
         let same = file
             .metadata()
