@@ -13,7 +13,7 @@ use carousel_proto::manifest::Manifest;
 use carousel_proto::outcome::{Failure, Outcome, plain};
 use carousel_proto::receiver::{Place, Standing};
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, RenameFlags, fallocate, renameat2};
+use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, RenameFlags, fallocate, posix_fadvise, renameat2};
 use nix::libc;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use std::fs::{File, OpenOptions, TryLockError};
@@ -259,6 +259,10 @@ impl WorkFile {
     /// The object is whole: makes it durable.
     pub fn seal(&mut self, size: u64) -> Result<(), Failure> {
         let sealed = self.file().set_len(size).and_then(|()| self.file().sync_all());
+        if sealed.is_err() {
+            // What the kernel could not write it takes for written. The next client is to see what the disk has.
+            let _ = posix_fadvise(self.file(), 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        }
         sealed.map_err(|e| Failure::writing(&self.path, &e))
     }
 
