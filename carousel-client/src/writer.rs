@@ -295,7 +295,12 @@ impl WorkFile {
             Err(Errno::EINVAL) if self.target.symlink_metadata().is_err() => rename(RenameFlags::empty()),
             other => other,
         }
-        .map_err(|e| Failure::writing(&self.target, &e.into()))?;
+        .map_err(|e| match e {
+            Errno::EEXIST => {
+                Failure::storage(format!("{} exists by now; --force replaces it", self.target.display()))
+            }
+            e => Failure::writing(&self.target, &e.into()),
+        })?;
         self.finished = true;
         self.log.iter().for_each(|log| remove(log));
         if let Some(folder) = self.target.parent() {
