@@ -504,17 +504,15 @@ impl<'a> Engine<'a> {
             let count = counts.next().filter(|_| self.manifest.is_some()).unwrap_or(came);
             let new = channel.packets > channel.told;
             channel.told = channel.packets;
-            // Another group of that tier, from before DNS said otherwise, has counts of its own.
-            if self.tuner.is_offered(channel.tier, channel.group) {
-                self.tuner.handle_counts(self.clock, channel.origin, channel.tier, count, new);
-            }
+            self.tuner.handle_counts(self.clock, channel.origin, channel.tier, count, new);
         }
         drop(counts);
         self.tuner.handle_time(self.clock);
-        while let Some((step, group)) = self.tuner.poll_step() {
+        while let Some(step) = self.tuner.poll_step() {
             let (origin, tier) = match step {
                 Step::Join(origin, tier) | Step::Leave(origin, tier) => (origin, tier),
             };
+            let group = self.tuner.group(tier);
             let state = self.tuner.state(origin);
             match step {
                 // A source that is dropped is left on all tiers, whichever were joined.
@@ -545,10 +543,9 @@ impl<'a> Engine<'a> {
             );
         }
         let mut known = false;
-        for (index, channel) in self.channels.iter_mut().enumerate() {
+        for (index, channel) in self.channels.iter().enumerate() {
             if (channel.origin, channel.place) == (origin, place) {
                 self.receiver.handle_join(ChannelId(index as u16));
-                channel.tier = tier; // which DNS may have changed
                 known = true;
             }
         }

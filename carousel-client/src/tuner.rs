@@ -49,8 +49,7 @@ pub struct Tuner {
     sources: Sources<Origin>,
     used: Vec<(Origin, Option<Tiers>)>,
     seed: u64,
-    /// Each with its group: by the time that it is done, another offer may count.
-    steps: VecDeque<(Step, Ipv6Addr)>,
+    steps: VecDeque<Step>,
     /// While nothing is wanted: the tier that was kept until then.
     paused: Option<Option<usize>>,
 }
@@ -67,9 +66,9 @@ impl Tuner {
         Self { offer, choice, sources, used: Vec::new(), seed, steps: VecDeque::new(), paused: None }
     }
 
-    /// Whether that is the group of that tier, as things are.
-    pub fn is_offered(&self, tier: usize, group: Ipv6Addr) -> bool {
-        self.offer.tiers.get(tier).is_some_and(|(offered, _)| *offered == group)
+    /// The group of a tier.
+    pub fn group(&self, tier: usize) -> Ipv6Addr {
+        self.offer.tiers[tier].0
     }
 
     /// DNS says something new. If the tiers are others, everything begins anew.
@@ -129,8 +128,8 @@ impl Tuner {
         self.drain(now);
     }
 
-    /// What to do next, if anything, and with which group.
-    pub fn poll_step(&mut self) -> Option<(Step, Ipv6Addr)> {
+    /// What to do next, if anything.
+    pub fn poll_step(&mut self) -> Option<Step> {
         self.steps.pop_front()
     }
 
@@ -157,17 +156,12 @@ impl Tuner {
                 sources::Output::Drop(origin) => self.stop(origin),
             }
         }
-        let groups = &self.offer.tiers; // of which all of these were told
         for (origin, tiers) in &mut self.used {
             let Some(tiers) = tiers else { continue };
             while let Some(output) = tiers.poll_output() {
                 match output {
-                    tiers::Output::Join(tier) => {
-                        self.steps.push_back((Step::Join(*origin, tier), groups[tier].0));
-                    }
-                    tiers::Output::Leave(tier) => {
-                        self.steps.push_back((Step::Leave(*origin, tier), groups[tier].0));
-                    }
+                    tiers::Output::Join(tier) => self.steps.push_back(Step::Join(*origin, tier)),
+                    tiers::Output::Leave(tier) => self.steps.push_back(Step::Leave(*origin, tier)),
                     // The source falls silent for us, and `sources` sees that.
                     tiers::Output::NextSource => {}
                 }
@@ -183,8 +177,7 @@ impl Tuner {
                 Some(Tiers::new(kind, mode, &gaps, now, self.seed))
             }
             Choice::All => {
-                let join = |(tier, (group, _)): (usize, &(Ipv6Addr, u64))| (Step::Join(origin, tier), *group);
-                self.steps.extend(self.offer.tiers.iter().enumerate().map(join));
+                self.steps.extend((0..gaps.len()).map(|tier| Step::Join(origin, tier)));
                 None
             }
         };
@@ -194,8 +187,7 @@ impl Tuner {
     fn stop(&mut self, origin: Origin) {
         self.used.retain(|(used, _)| *used != origin);
         // Leaving what is not joined does no harm.
-        let leave = |(tier, (group, _)): (usize, &(Ipv6Addr, u64))| (Step::Leave(origin, tier), *group);
-        self.steps.extend(self.offer.tiers.iter().enumerate().map(leave));
+        self.steps.extend((0..self.offer.tiers.len()).map(|tier| Step::Leave(origin, tier)));
     }
 }
 
@@ -205,7 +197,7 @@ mod tests {
 
     fn steps(tuner: &mut Tuner) -> Vec<(bool, usize)> {
         std::iter::from_fn(|| tuner.poll_step())
-            .map(|(step, _)| match step {
+            .map(|step| match step {
                 Step::Join(_, tier) => (true, tier),
                 Step::Leave(_, tier) => (false, tier),
             })
@@ -231,26 +223,5 @@ mod tests {
         assert_eq!(tuner.tier(), kept);
         tuner.handle_demand(20_000_000_000, true);
         assert_eq!(steps(&mut tuner), [(true, 1)]);
-    }
-
-    #[test]
-    fn what_is_left_is_what_was_joined_whatever_is_offered_by_then() {
-        let group = |number| Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000, number);
-        let origin = Origin { address: Some(Ipv6Addr::LOCALHOST), port: 5004 };
-        let offer = |groups: &[u16]| Offer {
-            tiers: groups.iter().map(|number| (group(*number), 0)).collect(),
-            sources: vec![(origin, 0)],
-        };
-        let mut tuner = Tuner::new(offer(&[1, 2]), Choice::Tier(Kind::Separate, Mode::Fixed(1)), 1, 7);
-        tuner.handle_time(0);
-        assert_eq!(tuner.poll_step(), Some((Step::Join(origin, 1), group(2))));
-        tuner.handle_offer(1, offer(&[3]));
-        assert_eq!(tuner.poll_step(), Some((Step::Leave(origin, 0), group(1))));
-        assert_eq!(tuner.poll_step(), Some((Step::Leave(origin, 1), group(2))));
-        assert_eq!(tuner.poll_step(), Some((Step::Join(origin, 0), group(3))));
-        assert_eq!(tuner.poll_step(), None);
-        assert!(
-            tuner.is_offered(0, group(3)) && !tuner.is_offered(0, group(1)) && !tuner.is_offered(1, group(2))
-        );
     }
 }
