@@ -40,6 +40,7 @@ mod writer;
 use carousel_client::cli;
 use carousel_proto::outcome::{Failure, Outcome, one_line};
 use clap::Parser;
+use std::io::Write;
 use std::process::ExitCode;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
@@ -53,13 +54,13 @@ fn main() -> ExitCode {
                 let _ = error.print(); // --help or --version
                 return ExitCode::SUCCESS;
             }
-            report::say(format_args!("carousel-client: {}", one_line(&error.render().to_string())));
+            say(&one_line(&error.render().to_string()));
             return ExitCode::from(Outcome::Usage as u8);
         }
     };
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        .log_internal_errors(false) // that is where they would go to, and it would panic
+        .log_internal_errors(false) // on a full disk it would panic over a remark
         .with_target(false)
         .without_time()
         .with_max_level(arguments.log_level())
@@ -80,9 +81,14 @@ fn main() -> ExitCode {
         Err(Failure { outcome, message }) => {
             // A report has said everything.
             if !message.is_empty() {
-                report::say(format_args!("carousel-client: {message}"));
+                say(&message);
             }
             ExitCode::from(outcome as u8)
         }
     }
+}
+
+/// The last word. Where stderr takes none, the exit code has to do.
+fn say(message: &str) {
+    let _ = writeln!(std::io::stderr(), "carousel-client: {message}");
 }
