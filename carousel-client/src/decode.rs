@@ -9,7 +9,7 @@ use crate::writer::{reserve, start_writeback};
 use blake3::hazmat::ChainingValue;
 use carousel_proto::fec::{FecError, StripeDecoder, stripes};
 use carousel_proto::geometry::{Geometry, Sbn};
-use carousel_proto::outcome::{Failure, Outcome, plain};
+use carousel_proto::outcome::{Failure, plain};
 use carousel_proto::pages::{block_hasher, block_value};
 use carousel_proto::receiver::{BlockJob, place_of};
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -95,7 +95,10 @@ pub fn start(
                 }
             }
         });
-        let no_thread = |e| Failure::new(Outcome::Failed, format!("no thread can be started: {}", plain(&e)));
+        let no_thread = |e| {
+            let what = format!("no thread can be started: {}", plain(&e));
+            Failure::new(carousel_proto::outcome::Outcome::Failed, what)
+        };
         decoders.push(started.map_err(no_thread)?);
     }
     Ok((jobs, done, decoders))
