@@ -9,7 +9,7 @@ use crate::writer::{reserve, start_writeback};
 use blake3::hazmat::ChainingValue;
 use carousel_proto::fec::{FecError, StripeDecoder, stripes};
 use carousel_proto::geometry::{Geometry, Sbn};
-use carousel_proto::outcome::Failure;
+use carousel_proto::outcome::{Failure, plain};
 use carousel_proto::pages::{block_hasher, block_value};
 use carousel_proto::receiver::{BlockJob, place_of};
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -80,7 +80,7 @@ pub fn start(
     for number in 0..threads.map_or(default, usize::from) {
         let (todo, results, path) = (todo.clone(), results.clone(), path.to_owned());
         let (mut decoder, mut bell) = (Decoder::new(Arc::clone(file), seed.cloned(), geometry), bell()?);
-        decoders.push(std::thread::spawn(move || {
+        let started = std::thread::Builder::new().spawn(move || {
             let failed = |e: io::Error| Failure::writing(&path, &e);
             let mut tell = |result| results.send(result).is_ok() && bell.write_all(&[0]).is_ok();
             if number == 0
@@ -94,7 +94,12 @@ pub fn start(
                     return;
                 }
             }
-        }));
+        });
+        let no_thread = |e| {
+            let what = format!("no thread can be started: {}", plain(&e));
+            Failure::new(carousel_proto::outcome::Outcome::Failed, what)
+        };
+        decoders.push(started.map_err(no_thread)?);
     }
     Ok((jobs, done, decoders))
 }

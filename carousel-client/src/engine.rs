@@ -297,6 +297,10 @@ impl<'a> Engine<'a> {
                     work.log_block(job.sbn)?;
                 }
                 self.receiver.handle_decoded(job, matched, by_decoder);
+                if !matched {
+                    // Symbols were forgotten: those that come in their places are progress, too.
+                    self.grown = (self.clock, self.receiver.progress().0);
+                }
             }
             Answer::Looked(sbn, value) => self.receiver.handle_looked(sbn, value),
         }
@@ -378,6 +382,7 @@ impl<'a> Engine<'a> {
     fn ask(&mut self, job: Job) {
         if let Some(jobs) = &self.jobs {
             self.decoding += 1;
+            self.receiver.handle_silence(false); // not only when we look around: another object may begin before
             let _ = jobs.send(job); // a decoder that has ended is noticed by its answers
         }
     }
@@ -441,14 +446,23 @@ impl<'a> Engine<'a> {
 
     /// Takes up what an earlier client left, as far as it proves to be right.
     fn go_on(&mut self, mut replay: Replay, geometry: &Geometry) -> Result<(), Failure> {
+        let mut looking = vec![false; geometry.blocks() as usize];
         for sbn in std::mem::take(&mut replay.blocks) {
             if self.receiver.look_for(sbn) {
+                looking[sbn.0 as usize] = true;
                 self.ask(Job::Look(sbn));
             }
         }
         let mut symbol = Vec::new();
         while let (Some(symbols), Some(work)) = (replay.symbols()?, &self.work) {
+            // A large object on a slow disk takes minutes, and whoever stops us does not wait for so long.
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Failure::new(Outcome::Failed, "interrupted"));
+            }
             for (stored, proven) in symbols {
+                if looking[stored.sbn.0 as usize] {
+                    continue; // as a whole
+                }
                 work.load(place_of(geometry, stored.sbn, stored.place, stored.esi.0), &mut symbol)?;
                 self.receiver.handle_restored(&stored, proven, &symbol);
             }

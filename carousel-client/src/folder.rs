@@ -186,10 +186,10 @@ impl Staging {
             // If it is empty, an earlier client did this, and what is called the work file is a new one.
             if self.work.len()? == run.len {
                 moved = tree.adopt(self.work.path(), &table.entries()[run.entry])?;
-                if !moved {
-                    // Older kernels' Landlock allows no move from folder to folder.
-                    self.empty(&table, &mut tree, 0, stop)?;
-                }
+            }
+            if !moved {
+                // Older kernels' Landlock allows no move from folder to folder. An earlier client may have got half-way.
+                self.empty(&table, &mut tree, 0, stop)?;
             }
         }
         check(stop)?;
@@ -256,10 +256,11 @@ impl Staging {
         let (work, len) = (self.work.file(), self.work.len()?);
         let mut hasher = blake3::Hasher::new();
         let mut hash = |file: &File, at: u64, len: u64| -> Result<(), Failure> {
-            let mut bytes = vec![0; STEP.min(len as usize)];
+            let step = |left: u64| left.min(STEP as u64) as usize; // it may have more bytes than there are addresses
+            let mut bytes = vec![0; step(len)];
             let mut done = 0;
             while done < len {
-                let step = &mut bytes[..STEP.min((len - done) as usize)];
+                let step = &mut bytes[..step(len - done)];
                 file.read_exact_at(step, at + done).map_err(|e| Failure::reading(&self.tree, &e))?;
                 hasher.update(step);
                 check(stop)?;

@@ -45,6 +45,9 @@ fn fetch(arguments: &cli::Get, status: &mut Status) -> Result<(), Failure> {
     let early = if arguments.look { None } else { target.early(arguments, state.as_ref())? };
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        if signal == libc::SIGHUP && is_ignored(signal) {
+            continue; // nohup: it is to outlive its terminal
+        }
         signal_hook::flag::register(signal, Arc::clone(&stop))
             .map_err(|e| Failure::new(Outcome::Failed, format!("signals cannot be caught: {e}")))?;
     }
@@ -69,6 +72,14 @@ fn fetch(arguments: &cli::Get, status: &mut Status) -> Result<(), Failure> {
     let path = engine.finish(&manifest)?;
     hook.map_or(Ok(()), |hook| hook.run(&path, &manifest))?;
     engine.handed_over()
+}
+
+/// Whether whoever started us had a signal ignored.
+fn is_ignored(signal: libc::c_int) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal - 1) & 1 == 1
 }
 
 /// Gives up what will not be needed again: before the first byte from the network, and before there are threads.

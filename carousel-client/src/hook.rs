@@ -88,6 +88,6 @@ fn wait_and_become(command: &str, inside: OwnedFd) -> i32 {
     }
     let values = VARIABLES.into_iter().zip(values.into_iter().map(OsStr::from_bytes));
     let error: io::Error = Command::new("sh").args(["-c", command]).envs(values).exec();
-    eprintln!("carousel-client: sh: {}", plain(&error));
+    crate::report::say(format_args!("carousel-client: sh: {}", plain(&error)));
     127
 }

@@ -12,6 +12,7 @@ use carousel_proto::trust::TrustError;
 use carousel_proto::units::{show_rate, show_seconds, show_size};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
+use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use std::net::Ipv6Addr;
 use std::path::Path;
@@ -99,7 +100,7 @@ impl Report {
     /// Joined; nothing has arrived yet.
     pub fn waiting(&self) {
         if !self.quiet {
-            eprintln!("joined, waiting for the first packets");
+            say("joined, waiting for the first packets");
         }
     }
 
@@ -144,7 +145,7 @@ impl Report {
             }));
         }
         if !self.quiet {
-            eprintln!("{} ({}), release {}", manifest.name, show_size(manifest.size), manifest.seq);
+            say(format_args!("{} ({}), release {}", manifest.name, show_size(manifest.size), manifest.seq));
         }
     }
 
@@ -187,7 +188,8 @@ impl Report {
             bar.set_prefix(self.name.clone());
             self.bar = Some(bar);
         } else {
-            eprintln!("receiving {} ({}), release {}", self.name, show_size(self.size), manifest.seq);
+            let size = show_size(self.size);
+            say(format_args!("receiving {} ({size}), release {}", self.name, manifest.seq));
         }
     }
 
@@ -201,7 +203,7 @@ impl Report {
             }));
         }
         if !self.quiet && self.bar.is_none() {
-            eprintln!("going on with what an earlier client left");
+            say("going on with what an earlier client left");
         }
     }
 
@@ -211,7 +213,7 @@ impl Report {
             bar.set_position(1000);
             bar.set_message("unpacking");
         } else if !self.quiet {
-            eprintln!("unpacking {}", self.name);
+            say(format_args!("unpacking {}", self.name));
         }
     }
 
@@ -243,9 +245,9 @@ impl Report {
         } else if !self.quiet && now.duration_since(self.last_line) >= LINE_EVERY {
             self.last_line = now;
             if standing.needed == 0 {
-                eprintln!("still waiting for the first packets");
+                say("still waiting for the first packets");
             } else {
-                eprintln!("{} {:.0} %  {}", self.name, share * 100.0, self.line(standing));
+                say(format_args!("{} {:.0} %  {}", self.name, share * 100.0, self.line(standing)));
             }
         }
     }
@@ -313,21 +315,21 @@ impl Report {
         if !self.quiet {
             if standing.overflowed > 0 {
                 // The kernel's count is of both, and of nothing else.
-                eprintln!(
+                say(format_args!(
                     "{} packets were dropped in this host before they could be read: its receive buffer was full \
                      (--rcvbuf enlarges it), or they were damaged on the way",
                     standing.overflowed
-                );
+                ));
             }
             let rejected = if c.rejected > 0 { format!(", {} rejected", c.rejected) } else { String::new() };
-            eprintln!(
+            say(format_args!(
                 "{}: {} in {}, loss {:.1} %{rejected}, BLAKE3 {}",
                 path.display(),
                 show_size(manifest.size),
                 show_seconds(seconds),
                 loss(standing) * 100.0,
                 hex(&manifest.digest)
-            );
+            ));
         }
     }
 }
@@ -368,6 +370,11 @@ fn reason(refusal: &TrustError) -> &'static str {
 /// A digest for people and programs.
 pub fn hex(digest: &[u8; 32]) -> String {
     blake3::Hash::from_bytes(*digest).to_hex().to_string()
+}
+
+/// A line on stderr. `eprintln!` would panic where nobody reads it any more, or the disk that it goes to is full.
+pub fn say(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 fn emit(value: &Value) {

@@ -63,6 +63,12 @@ const DEADLY: [libc::c_long; 31] = [
     libc::SYS_reboot,
 ];
 
+/// From this number on they are x86-64's calls of the x32 kind, which name the same things once more. Some kernels have
+/// them, and we need none.
+const X32: i64 = 0x4000_0000;
+/// Of these, execve, ptrace, kexec_load, process_vm_readv, process_vm_writev and execveat have numbers of their own.
+const X32_OWN: [i64; 6] = [520, 521, 528, 539, 540, 545];
+
 /// Where a client still has to reach.
 pub struct Reach<'a> {
     /// Where the target and its work file are; a device needs no folder.
@@ -224,5 +230,10 @@ fn deadly() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
     }
     let mut rules: BTreeMap<_, _> = DEADLY.into_iter().map(|call| (call as i64, Vec::new())).collect();
     rules.insert(libc::SYS_socket as i64, socket);
+    if cfg!(target_arch = "x86_64") {
+        let calls = rules.keys().copied().chain(X32_OWN);
+        let x32: Vec<i64> = calls.map(|call| call | X32).collect();
+        rules.extend(x32.into_iter().map(|call| (call, Vec::new())));
+    }
     Ok(rules)
 }

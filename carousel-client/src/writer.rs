@@ -10,13 +10,13 @@ use crate::places::Places;
 use carousel_proto::geometry::{Geometry, Sbn};
 use carousel_proto::journal::Stored;
 use carousel_proto::manifest::Manifest;
-use carousel_proto::outcome::{Failure, Outcome};
+use carousel_proto::outcome::{Failure, Outcome, plain};
 use carousel_proto::receiver::{Place, Standing};
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, RenameFlags, fallocate, renameat2};
+use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, RenameFlags, fallocate, posix_fadvise, renameat2};
 use nix::libc;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -52,7 +52,8 @@ pub struct WorkFile {
 impl WorkFile {
     /// Creates the work file of a target and keeps every other client away from it.
     pub fn create(target: &Path, replace: bool) -> Result<Self, Failure> {
-        if target.exists() && !replace {
+        // A link that leads nowhere is there, too: the name that the object shall get is taken.
+        if target.symlink_metadata().is_ok() && !replace {
             return Err(Failure::usage(format!(
                 "{} exists; choose another --out, or --force",
                 target.display()
@@ -67,12 +68,18 @@ impl WorkFile {
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
             .map_err(|e| Failure::writing(target, &e))?;
-        if file.try_lock().is_err() {
-            return Err(Failure::new(
+        file.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => Failure::new(
                 Outcome::TryAgain,
                 format!("{}: another client is at work on it", target.display()),
-            ));
-        }
+            ),
+            // Over a network, mostly, where the server does not know locks.
+            TryLockError::Error(error) => Failure::storage(format!(
+                "{}: no file can be locked there: {}; choose another --out",
+                target.display(),
+                plain(&error)
+            )),
+        })?;
         // Between opening and locking, another client may have renamed this very file to its target, or removed it.
         let same = file
             .metadata()
@@ -252,6 +259,10 @@ impl WorkFile {
     /// The object is whole: makes it durable.
     pub fn seal(&mut self, size: u64) -> Result<(), Failure> {
         let sealed = self.file().set_len(size).and_then(|()| self.file().sync_all());
+        if sealed.is_err() {
+            // What the kernel could not write it takes for written. The next client is to see what the disk has.
+            let _ = posix_fadvise(self.file(), 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        }
         sealed.map_err(|e| Failure::writing(&self.path, &e))
     }
 
@@ -281,10 +292,15 @@ impl WorkFile {
             |flags| renameat2(nix::fcntl::AT_FDCWD, &self.path, nix::fcntl::AT_FDCWD, &self.target, flags);
         match rename(flags) {
             // Some file systems cannot refuse to replace; the target was looked for at the start.
-            Err(Errno::EINVAL) if !self.target.exists() => rename(RenameFlags::empty()),
+            Err(Errno::EINVAL) if self.target.symlink_metadata().is_err() => rename(RenameFlags::empty()),
             other => other,
         }
-        .map_err(|e| Failure::writing(&self.target, &e.into()))?;
+        .map_err(|e| match e {
+            Errno::EEXIST => {
+                Failure::storage(format!("{} exists by now; --force replaces it", self.target.display()))
+            }
+            e => Failure::writing(&self.target, &e.into()),
+        })?;
         self.finished = true;
         self.log.iter().for_each(|log| remove(log));
         if let Some(folder) = self.target.parent() {

@@ -274,6 +274,10 @@ fn get_refuses_what_it_cannot_do() {
     // An existing target stays what it is.
     refuses("ff3e::8000:1", "5004", "eth0", &key, &packed.object, 2);
     assert_eq!(object::digest(&packed.object).unwrap(), packed.digest);
+    // So does a link that leads nowhere, and it is found before the transfer.
+    let link = lab.file("link");
+    std::os::unix::fs::symlink("nowhere", &link).unwrap();
+    refuses("ff3e::8000:1", "5004", "eth0", &key, &link, 2);
     let seconds = refuses("ff3e::8000:1", "5004", "eth0", &key, &fresh, 5);
     assert!((2.0..15.0).contains(&seconds), "--timeout 2s took {seconds} s");
     assert!(!fresh.exists());
@@ -303,4 +307,21 @@ fn force_replaces_an_existing_target() {
     fs::write(&out, "older").unwrap();
     let client = scene::get(&c, &[scene::SOURCE], &packed, &out, &["--force"]);
     scene::arrive(&client, &packed, &out, Duration::from_secs(30));
+}
+
+/// Remarks and events go to a disk that is full: the file arrives all the same, and a failure keeps its code.
+#[test]
+fn a_get_that_can_tell_nobody_does_its_work() {
+    let Some(lab) = Lab::enter("a_get_that_can_tell_nobody_does_its_work") else { return };
+    let (s, c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), 20_000, &[]);
+    let _server = scene::serve(&s, &packed, "20M", &[]);
+    let out = lab.file("got");
+    for expected in [0, 2] {
+        let mut line = args(&[&"sh", &"-c", &"exec \"$0\" \"$@\" >/dev/full 2>&1"]);
+        line.extend(scene::get_line(&[scene::SOURCE], &packed, &out, &["-v"]));
+        let client = c.spawn(&line);
+        assert_eq!(client.finish(Duration::from_secs(30)).code(), expected, "{client}"); // 2: it is there already
+        assert_eq!(object::digest(&out).unwrap(), packed.digest);
+    }
 }

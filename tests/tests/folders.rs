@@ -571,6 +571,18 @@ fn what_a_kernel_or_a_file_system_cannot_do_is_done_otherwise_or_refused() {
     assert!(client.stdout().contains("\"resumed\""), "{client}");
     assert_same(&tree, &out);
     assert_eq!(contents(&folder), ["got"]);
+    // Where the largest file can only be copied, and that ends half-way: the next client copies the rest of it.
+    fs::remove_dir_all(&out).unwrap();
+    let how = [&nothing[..], &["--inject=renameat:error=EXDEV", "--inject=syncfs:error=EIO:when=3"]].concat();
+    let client = traced(&c, &packed, &out, &how, &[]);
+    assert_eq!(client.finish(LIMIT).code(), 6, "{client}");
+    let left = fs::metadata(folder.join(".got.carousel-part")).unwrap().len();
+    assert!((1..1_500_000).contains(&left), "{left} bytes are left to be copied");
+    let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
+    arrive(&client, &packed);
+    assert!(client.stdout().contains("\"resumed\""), "{client}");
+    assert_same(&tree, &out);
+    assert_eq!(contents(&folder), ["got"]);
     // What a client leaves that died while it tried whether folders can be swapped.
     fs::create_dir(folder.join(".got.carousel-table")).unwrap();
     fs::write(folder.join(".got.carousel-tree"), b"").unwrap();

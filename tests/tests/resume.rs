@@ -316,3 +316,19 @@ fn after_a_full_disk_it_goes_on() {
     figures::row("a disk that was full", &[("kept", &format!("{:.0} %", share * 100.0))]);
     assert!(share > 0.2, "{resumed}");
 }
+
+#[test]
+fn nohup_lets_it_outlive_its_terminal() {
+    let Some(lab) = Lab::enter("nohup_lets_it_outlive_its_terminal") else { return };
+    let (s, c) = scene::pair(&lab);
+    let packed = scene::pack(lab.dir(), 8 * MIB, &[]);
+    let server = scene::serve(&s, &packed, "20M", &[]);
+    scene::wait_sending(&s, &server);
+    let out = lab.file("got");
+    let mut line = args(&[&"sh", &"-c", &"trap '' HUP; exec \"$0\" \"$@\""]);
+    line.extend(scene::get_line(&[SOURCE], &packed, &out, &[]));
+    let client = c.spawn(&line);
+    until("some progress", LIMIT, || event(&client, "progress").is_some());
+    client.kill(Signal::SIGHUP);
+    scene::arrive(&client, &packed, &out, LIMIT);
+}

@@ -264,8 +264,9 @@ fn client_writes_nowhere_else_and_runs_nothing() {
     assert!(succeeded(inject(&open_client, libc::SYS_openat, &passwords)));
     drop(client);
 
-    let deadly: [Attempt<'_>; 4] = [
+    let deadly: [Attempt<'_>; 5] = [
         ("execve", libc::SYS_execve, vec![Text("/nowhere"), Number(0), Number(0)]),
+        ("execve of x32", 0x4000_0000 | 520, vec![Text("/nowhere"), Number(0), Number(0)]),
         ("listen", libc::SYS_listen, numbers(&[-1, 0])),
         ("raw socket", libc::SYS_socket, numbers(&[libc::AF_INET6, libc::SOCK_RAW, 58])),
         ("netlink", libc::SYS_socket, numbers(&[libc::AF_NETLINK, libc::SOCK_DGRAM, 0])),
