@@ -9,6 +9,7 @@ use crate::folder::{Left, Staging};
 use crate::journal::Replay;
 use crate::receive::Reception;
 use crate::report::{Heard, Report, Standing};
+use crate::silence::Silence;
 use crate::ssm::Batch;
 use crate::state::State;
 use crate::status::{Status, View};
@@ -83,8 +84,7 @@ pub struct Engine<'a> {
     /// Nanoseconds in which this program ran: time in which it was stopped, by a signal or a debugger, is nobody's
     /// silence.
     clock: u64,
-    /// The clock when the object last grew, and its symbols then.
-    grown: (u64, u64),
+    silence: Silence,
     /// Blocks at the decoder.
     decoding: usize,
     /// Blocks that were there already.
@@ -143,7 +143,7 @@ impl<'a> Engine<'a> {
             bytes: 0,
             began: Instant::now(),
             clock: 0,
-            grown: (0, 0),
+            silence: Silence::default(),
             decoding: 0,
             found: 0,
             sated: None,
@@ -299,7 +299,7 @@ impl<'a> Engine<'a> {
                 self.receiver.handle_decoded(job, matched, by_decoder);
                 if !matched {
                     // Symbols were forgotten: those that come in their places are progress, too.
-                    self.grown = (self.clock, self.receiver.progress().0);
+                    self.silence.restart(self.clock, self.receiver.progress().0);
                 }
             }
             Answer::Looked(sbn, value) => self.receiver.handle_looked(sbn, value),
@@ -427,7 +427,7 @@ impl<'a> Engine<'a> {
             decode::start(&work.places(), &path, self.seed.as_ref(), geometry, threads, bell)?;
         self.status.started(&manifest, &geometry);
         self.report.started(&manifest, IP_UDP_LEN + HEADER_LEN + geometry.symbol_len());
-        self.grown = (self.clock, 0);
+        self.silence.restart(self.clock, 0);
         (self.jobs, self.answers, self.decoders) = (Some(jobs), answers, decoders);
         (self.work, self.manifest) = (Some(work), Some(manifest));
         if let Some(replay) = replay {
@@ -607,12 +607,12 @@ impl<'a> Engine<'a> {
         if self.status.is_due() {
             self.show();
         }
-        if standing.symbols > self.grown.1 || self.decoding > 0 {
-            self.grown = (self.clock, standing.symbols);
-        }
+        let geometry = self.manifest.as_ref().and_then(|manifest| manifest.geometry().ok());
+        let (symbols, came, busy) = (standing.symbols, standing.counters.symbols, self.decoding > 0);
+        self.silence.handle(self.clock, symbols, came, busy, geometry.as_ref());
         // A thread that still reserves or decodes must not meet another object in its file.
         let idle = self.decoding == 0 && self.work.as_ref().is_some_and(WorkFile::is_reserved);
-        let silent = Duration::from_nanos(self.clock - self.grown.0);
+        let silent = self.silence.lasts(self.clock);
         self.receiver.handle_silence(idle && silent >= SUCCESSION_AFTER);
         if let Some(refusal) = self.receiver.refusal().filter(|_| !self.refusal_said) {
             // No packet may end the program: the genuine manifest may be still to come.

@@ -27,6 +27,7 @@ mod publish;
 mod receive;
 mod report;
 mod sandbox;
+mod silence;
 mod ssm;
 mod state;
 mod status;
