@@ -31,7 +31,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Instant, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// So many bytes may be spent on the blocks of all workers.
 const WORK_MEMORY: usize = 40 << 20;
@@ -115,7 +115,8 @@ struct Input {
 }
 
 enum Source {
-    File(File),
+    /// And when it was last written to.
+    File(File, Option<SystemTime>),
     Folder(Folder),
 }
 
@@ -145,14 +146,15 @@ impl Input {
             )));
         }
         let file = File::open(path).map_err(reading)?;
-        let modified = metadata.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
-        let modified = modified.map_or(0, |t| t.as_secs());
-        Ok(Self { source: Source::File(file), size: metadata.len(), modified, path: path.to_owned() })
+        let written = metadata.modified().ok();
+        let modified = written.and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |t| t.as_secs());
+        let source = Source::File(file, written);
+        Ok(Self { source, size: metadata.len(), modified, path: path.to_owned() })
     }
 
     fn read_exact_at(&self, bytes: &mut [u8], at: u64) -> Result<(), Failure> {
         match &self.source {
-            Source::File(file) => file.read_exact_at(bytes, at).map_err(|e| {
+            Source::File(file, _) => file.read_exact_at(bytes, at).map_err(|e| {
                 Failure::storage(format!("{}: {} (did it shrink?)", self.path.display(), plain(&e)))
             }),
             Source::Folder(folder) => folder.read_exact_at(bytes, at),
@@ -162,14 +164,23 @@ impl Input {
     /// How much of the object is its file table.
     fn table_len(&self) -> Option<u64> {
         match &self.source {
-            Source::File(_) => None,
+            Source::File(..) => None,
             Source::Folder(folder) => Some(folder.table_len()),
         }
     }
 
+    /// What is signed must be what lay there at one moment, and not the half of a copy that is still being made.
     fn is_unchanged(&self) -> Result<(), Failure> {
         match &self.source {
-            Source::File(_) => Ok(()),
+            Source::File(file, written) => {
+                let now = file.metadata().map_err(|e| Failure::reading(&self.path, &e))?;
+                if (now.len(), now.modified().ok()) == (self.size, *written) {
+                    return Ok(());
+                }
+                let path = self.path.display();
+                let message = format!("{path}: changed while it was being packed; pack it again");
+                Err(Failure::new(Outcome::TryAgain, message))
+            }
             Source::Folder(folder) => folder.is_unchanged(),
         }
     }
@@ -504,5 +515,22 @@ mod tests {
         assert_eq!(repair_of_short_block(1765, 3531, 3531), 2 * (1765 + 31 + 4) - 1765);
         assert_eq!(repair_of_short_block(3530, 3531, 3531), 2 * 3531 - 3530);
         assert_eq!(repair_of_short_block(100, 3531, 0), 0);
+    }
+
+    #[test]
+    fn a_file_that_changes_meanwhile_is_not_packed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("object");
+        let open = || Input::open(&path, Path::new("out")).unwrap_or_else(|e| panic!("{e}"));
+        std::fs::write(&path, "some").unwrap();
+        let input = open();
+        assert!(input.is_unchanged().is_ok());
+        std::fs::write(&path, "some more").unwrap();
+        assert_eq!(input.is_unchanged().unwrap_err().outcome, Outcome::TryAgain);
+        // The same length, and another time.
+        let input = open();
+        File::options().write(true).open(&path).unwrap().set_modified(UNIX_EPOCH).unwrap();
+        let failure = input.is_unchanged().unwrap_err();
+        assert!(failure.message.contains("object: changed while"), "{failure}");
     }
 }
