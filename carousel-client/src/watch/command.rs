@@ -80,6 +80,9 @@ pub fn get(program: &Path, config: &Config, item: &Item, record: &Record, look: 
         if let Some(seed) = item.seed.as_deref().filter(|seed| is_seed(seed)) {
             command.arg("--seed").arg(seed);
         }
+        if let Some(metrics) = &item.metrics {
+            command.arg("--metrics").arg(metrics);
+        }
     }
     command
 }
