@@ -139,7 +139,7 @@ pub struct Pack {
     /// Largest IPv6 packet that every link on the way carries
     #[arg(long, default_value_t = 1280, value_parser = clap::value_parser!(u16).range(1244..=9000))]
     pub mtu: u16,
-    /// Symbol length in bytes instead of --mtu, even
+    /// Symbol length in bytes instead of --mtu: even, 1152 to 8908
     #[arg(long, conflicts_with = "mtu", value_parser = parse_size)]
     pub symbol_size: Option<u64>,
     /// Block length, a power of two from 64KiB to 16MiB; 1MiB for devices with little memory
