@@ -1,9 +1,13 @@
 //! A private network for the demonstration: an own user and network namespace whose loopback carries
 //! source-specific multicast. Needs no root; nothing leaves the process and its children.
 
+#![allow(unsafe_code)]
+
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
 use std::fs;
 use std::io;
 use std::net::Ipv6Addr;
@@ -27,8 +31,36 @@ const RTA_OIF: u16 = 4;
 /// Index of `lo` in every new network namespace.
 const LOOPBACK: u32 = 1;
 
-/// Moves this process (which must have one thread only) into a private network.
+/// Moves this process (which must have one thread only) into a private network. If that fails, nothing has changed.
 pub fn enter() -> io::Result<()> {
+    // A child goes first, for there is no way back: some systems give everybody the namespaces, and then no right to do
+    // anything in them (Ubuntu's AppArmor).
+    // SAFETY: there are no other threads, so the child may do whatever we may.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => match wait(child)? {
+            0 => move_in(),
+            code => Err(io::Error::from_raw_os_error(code)),
+        },
+        ForkResult::Child => {
+            let refused = |error: io::Error| error.raw_os_error().unwrap_or(Errno::EPERM as i32);
+            std::process::exit(move_in().map_or_else(refused, |()| 0))
+        }
+    }
+}
+
+/// A child's exit code.
+fn wait(child: Pid) -> io::Result<i32> {
+    loop {
+        match waitpid(child, None) {
+            Ok(WaitStatus::Exited(_, code)) => return Ok(code),
+            Ok(WaitStatus::Signaled(..)) => return Ok(Errno::EPERM as i32), // by a filter of system calls
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn move_in() -> io::Result<()> {
     let (user, group) = (nix::unistd::getuid(), nix::unistd::getgid());
     match unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET) {
         Ok(()) => {
