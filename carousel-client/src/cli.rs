@@ -264,7 +264,8 @@ pub struct Get {
     /// --out is the object's own name, also where a folder of that name is
     #[arg(short = 'T', long)]
     pub no_target_directory: bool,
-    /// An older version of the object: blocks that are the same are taken from it and not from the network
+    /// An older version of the object: blocks that are the same, in the same place, are taken from it and not from the
+    /// network
     #[arg(long, value_name = "OLDFILE")]
     pub seed: Option<PathBuf>,
     /// Give up after so long without progress; 0 waits for ever
