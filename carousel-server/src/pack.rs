@@ -26,11 +26,12 @@ use carousel_proto::wire::{HEADER_LEN, IP_UDP_LEN, RECORD_HEADER_LEN, Slot, reco
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::libc;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// So many bytes may be spent on the blocks of all workers.
@@ -267,10 +268,19 @@ struct Writer {
     layout: Layout,
     places: Places,
     record_len: usize,
+    /// Set by a signal.
+    stop: Arc<AtomicBool>,
 }
 
 impl Writer {
     fn create(out: &Path, layout: Layout) -> Result<Self, Failure> {
+        // Before there is a file, which nobody would remove: it has twice the object's length from the first moment on.
+        let stop = Arc::new(AtomicBool::new(false));
+        for signal in [libc::SIGINT, libc::SIGTERM] {
+            signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(|e| {
+                Failure::new(Outcome::Failed, format!("signals cannot be caught: {}", plain(&e)))
+            })?;
+        }
         let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let file = tempfile::Builder::new()
             .prefix(".carousel-pack-")
@@ -280,7 +290,14 @@ impl Writer {
         let places = Places::new(&layout);
         reserve(file.as_file(), places.file_len()).map_err(|e| Failure::writing(out, &e))?;
         let record_len = record_len(layout.geometry().symbol_len());
-        Ok(Self { file, layout, places, record_len })
+        Ok(Self { file, layout, places, record_len, stop })
+    }
+
+    fn is_wanted(&self) -> Result<(), Failure> {
+        match self.stop.load(Ordering::Relaxed) {
+            false => Ok(()),
+            true => Err(Failure::new(Outcome::Failed, "interrupted; nothing was left behind")),
+        }
     }
 
     /// First pass: every block to its records. Returns the blocks' BLAKE3 values.
@@ -298,7 +315,8 @@ impl Writer {
                 if sbn.0 >= blocks {
                     return Ok(());
                 }
-                let value = worker.write_block(input, sbn).inspect_err(|_| {
+                let value = self.is_wanted().and_then(|()| worker.write_block(input, sbn));
+                let value = value.inspect_err(|_| {
                     next.store(blocks, Ordering::Relaxed); // the others may stop too
                 })?;
                 values.lock().unwrap_or_else(PoisonError::into_inner)[sbn.0 as usize] = value;
@@ -332,6 +350,7 @@ impl Writer {
         for node in 0..shape.cap_nodes() {
             let first = PageNumber((node * shape.pages_per_cap_node()) as u32);
             let subtree = Subtree::build(&shape, first, |number| {
+                self.is_wanted()?;
                 let mut leaves = vec![0; shape.leaves_len()];
                 if let Some(at) = self.page_at(number) {
                     let at = at + RECORD_HEADER_LEN as u64;
@@ -367,6 +386,7 @@ impl Writer {
     /// Makes it durable and gives it its name.
     fn finish(self, out: &Path) -> Result<u64, Failure> {
         self.file.as_file().sync_all().map_err(|e| Failure::writing(out, &e))?;
+        self.is_wanted()?;
         self.file.persist(out).map_err(|e| Failure::writing(out, &e.error))?;
         Ok(self.places.file_len())
     }

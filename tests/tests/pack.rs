@@ -1,9 +1,10 @@
 //! The same input gives the same bundle, byte for byte: anybody may check what was signed.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
-use carousel_tests::lab::{Folder, Lab};
+use carousel_tests::lab::{Folder, Lab, until};
 use carousel_tests::scene::{self, AsOsString, Packed, SOURCE, args};
 use carousel_tests::{bins, object};
+use nix::sys::signal::Signal;
 use std::ffi::OsString;
 use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::FileExt;
@@ -84,6 +85,28 @@ fn refused_pack_leaves_nothing() {
     let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["F.carousel", "object", "release.key", "release.pub"]);
+}
+
+#[test]
+fn interrupted_pack_leaves_nothing() {
+    let Some(lab) = Lab::enter("interrupted_pack_leaves_nothing") else { return };
+    let (desk, folder) = (lab.host("desk"), lab.fresh_dir("desk"));
+    let packed = scene::unpacked(&folder, 0);
+    // It takes seconds to pack that many zeros.
+    File::options().write(true).open(&packed.object).unwrap().set_len(512 * MIB).unwrap();
+    let names = || {
+        let mut names: Vec<_> = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let pack = desk.spawn(&scene::pack_line(&packed, &[]));
+        until("the bundle to begin", Duration::from_secs(30), || names() != before || !pack.is_alive());
+        pack.kill(signal);
+        assert_eq!(pack.finish(Duration::from_secs(30)).code(), 1, "{signal}: {pack}");
+        assert_eq!(names(), before, "{signal}: {pack}");
+    }
 }
 
 /// A disk that lies: a few symbols of the bundle are not what was signed. They are as good as lost, and no worse.
