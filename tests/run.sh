@@ -84,7 +84,7 @@ have() { command -v "$1" >/dev/null 2>&1; }
 
 # Program and the package that brings it.
 tools="ip:iproute2 ss:iproute2 tc:iproute2 bridge:iproute2 nft:nftables ethtool:ethtool strace:strace
-       minisign:minisign faketime:faketime mkfs.ext2:e2fsprogs unshare:util-linux nsenter:util-linux
+       minisign:minisign faketime:faketime mkfs.ext2:e2fsprogs unshare:util-linux nsenter:util-linux script:bsdutils
        promtool:prometheus prometheus-node-exporter:prometheus-node-exporter
        setsid:util-linux setpriv:util-linux mount:mount timeout:coreutils xargs:findutils cc:build-essential
        rauc:rauc dbus-daemon:dbus-daemon mksquashfs:squashfs-tools swupdate:swupdate cpio:cpio openssl:openssl

@@ -24,7 +24,8 @@ Examples:
   carousel-client watch --config /etc/carousel/client.toml
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 bad signature or digest, 4 rollback or expired, 5 no signal,
-6 storage, 7 hook failed, 75 DNS does not answer, or it is not this device's turn: try again later."
+6 storage, 7 hook failed, 75 DNS does not answer, another client is at work on the same target, or it
+is not this device's turn: try again later."
 )]
 pub struct Arguments {
     /// More remarks on stderr (-v: every block, -vv: every batch)
@@ -63,7 +64,11 @@ pub enum Command {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 SIGHUP takes up a changed file; transfers go on with what they had. SIGTERM ends it and keeps all work.
-The states in the status file: waiting, receiving, verified, ready, handed-over, ok, failed.")]
+The states in the status file: waiting, receiving, verified, ready, handed-over, ok, failed.
+
+Examples:
+  carousel-client watch --config /etc/carousel/client.toml --check
+  carousel-client watch --config /etc/carousel/client.toml")]
 pub struct Watch {
     /// What to watch, and what to do with it: TOML
     #[arg(long, value_name = "client.toml")]
@@ -86,6 +91,13 @@ pub struct Dns {
 
 #[cfg(feature = "dns")]
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Exit codes: 0 something is offered, 2 nothing is, or usage, 3 DNSSEC says that the answer is false,
+75 DNS does not answer.
+
+Examples:
+  carousel-client discover example.net
+  carousel-client discover gateway-fw._carousel._udp.example.net --nameserver 2001:db8::53 --json")]
 pub struct Discover {
     /// Service (gateway-fw._carousel._udp.example.net) or domain (example.net)
     #[arg(value_name = "SERVICE")]
@@ -166,6 +178,16 @@ pub struct Newer {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "\
+What was there when it ended is kept beside the target: the same command goes on with it.
+The exit codes are those of `carousel-client --help`.
+
+Examples:
+  carousel-client get example.net --key release.pub --out firmware.img
+  carousel-client get --source 2001:db8::1 --group ff3e::8000:1 --port 5004 --interface eth0 \\
+      --key release.pub --seed firmware.img --out firmware.img --force
+  carousel-client get example.net --keys fleet.keys --state /var/lib/carousel --out /srv/maps/ \\
+      --on-complete ./install --json")]
 #[command(group = clap::ArgGroup::new("trust").required(true).multiple(false).args(["key", "keys", "digest", "insecure"]))]
 pub struct Get {
     /// Service or domain to look up in DNS, e.g. gateway-fw._carousel._udp.example.net or example.net
@@ -242,7 +264,8 @@ pub struct Get {
     /// --out is the object's own name, also where a folder of that name is
     #[arg(short = 'T', long)]
     pub no_target_directory: bool,
-    /// An older version of the object: blocks that are the same are taken from it and not from the network
+    /// An older version of the object: blocks that are the same, in the same place, are taken from it and not from the
+    /// network
     #[arg(long, value_name = "OLDFILE")]
     pub seed: Option<PathBuf>,
     /// Give up after so long without progress; 0 waits for ever
@@ -345,6 +368,20 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Arguments::command().debug_assert();
+    }
+
+    /// Of every command; and whoever types them is understood.
+    #[test]
+    fn every_help_has_examples() {
+        for command in Arguments::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let (_, examples) =
+                help.split_once("Examples:\n").unwrap_or_else(|| panic!("{}", command.get_name()));
+            for line in examples.replace("\\\n", " ").lines() {
+                let parsed = Arguments::try_parse_from(line.split_whitespace());
+                assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+            }
+        }
     }
 
     #[test]

@@ -117,13 +117,15 @@ struct Decoder {
     /// What the K places of a block hold, end to end.
     block: Vec<u8>,
     erasures: StripeDecoder,
+    seed_failure_said: bool,
 }
 
 impl Decoder {
     fn new(file: Arc<Places>, seed: Option<Arc<File>>, geometry: Geometry) -> Self {
         let count = if is_small(&geometry) { SMALL_BLOCK_STRIPES } else { STRIPES };
         let stripes = stripes(geometry.symbol_len(), count).collect();
-        Self { file, seed, geometry, stripes, block: Vec::new(), erasures: StripeDecoder::new() }
+        let (block, erasures) = (Vec::new(), StripeDecoder::new());
+        Self { file, seed, geometry, stripes, block, erasures, seed_failure_said: false }
     }
 
     fn work(&mut self, job: Job) -> io::Result<Answer> {
@@ -150,6 +152,13 @@ impl Decoder {
             };
             match read {
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(Answer::Looked(sbn, None)),
+                // An old disk may have a bad place. What stood there comes by the network, like all that is new.
+                Err(e) if seed.is_some() => {
+                    if !std::mem::replace(&mut self.seed_failure_said, true) {
+                        tracing::warn!("--seed cannot be read everywhere: {}", plain(&e));
+                    }
+                    return Ok(Answer::Looked(sbn, None));
+                }
                 other => other?,
             }
             if seed.is_some() {
@@ -307,6 +316,17 @@ mod tests {
             check(size, |place, k| if place % 2 == 0 { k + place } else { place }, false);
             check(size, |place, k| k - 1 - place, false); // all source, all in a wrong place
             check(size, |place, k| if place == k - 1 { 0 } else { k + place }, false);
+        }
+    }
+
+    #[test]
+    fn a_seed_that_cannot_be_read_is_no_failure() {
+        let g = Geometry::new(30_000, 1188, 16, 56, 30).unwrap();
+        let (folder, file) = (File::open("/").unwrap(), File::open("/dev/null").unwrap());
+        assert!(folder.read_exact_at(&mut [0], 0).is_err());
+        let mut decoder = Decoder::new(Arc::new(Places::in_file(file)), Some(Arc::new(folder)), g);
+        for _ in 0..2 {
+            assert!(matches!(decoder.work(Job::Copy(Sbn(0))), Ok(Answer::Looked(Sbn(0), None))));
         }
     }
 

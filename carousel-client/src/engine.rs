@@ -414,6 +414,7 @@ impl<'a> Engine<'a> {
         let mut work = match left {
             Left::Nothing(work) => work,
             Left::Staged(staging) => {
+                self.status.started(&manifest, &geometry);
                 self.report.started(&manifest, IP_UDP_LEN + HEADER_LEN + geometry.symbol_len());
                 self.report.resumed(geometry.symbols_needed(), geometry.symbols_needed());
                 (self.staging, self.manifest, self.complete) = (Some(staging), Some(manifest), true);
@@ -678,6 +679,7 @@ impl<'a> Engine<'a> {
 
     fn standing(&self) -> Standing {
         let (symbols, needed) = self.receiver.progress();
+        let symbols = if self.staging.is_some() { needed } else { symbols };
         let lost = self.receiver.channel_counts().map(|count| count.lost).sum();
         let tier = self.tuner.tier();
         let (overflowed, found) = (self.overflowed.1, self.found);

@@ -125,6 +125,12 @@ fn what_to_join(arguments: &cli::Get) -> Result<(Tuner, Queue<Offer>), Failure> 
     };
     let choice = match arguments.tier {
         None => Choice::All,
+        Some(cli::Tier::Number(tier)) if tier >= arguments.group.len() => {
+            return Err(Failure::usage(format!(
+                "there is no tier {tier}: each --group is one, and the highest is {}",
+                arguments.group.len().saturating_sub(1)
+            )));
+        }
         Some(cli::Tier::Auto) => Choice::Tier(Kind::Separate, Mode::Auto),
         Some(cli::Tier::Number(tier)) => Choice::Tier(Kind::Separate, Mode::Fixed(tier)),
         Some(cli::Tier::Stacked) => Choice::Tier(Kind::Stacked, Mode::Auto),

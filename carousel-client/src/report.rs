@@ -179,9 +179,10 @@ impl Report {
         if self.quiet {
             return;
         }
-        if std::io::stderr().is_terminal() {
-            let template = "{prefix} {wide_bar} {percent}%  {msg}";
-            let bar = ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::stderr_with_hz(8));
+        let template = "{prefix} {wide_bar} {percent}%  {msg}";
+        let bar = ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::stderr_with_hz(8));
+        // No bar can be drawn without a terminal, nor on one that only writes on (TERM is dumb, or unset): lines can.
+        if std::io::stderr().is_terminal() && !bar.is_hidden() {
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style);
             }

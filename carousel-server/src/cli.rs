@@ -68,6 +68,11 @@ pub enum Command {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "\
+The secret key has no password: guard the file. `minisign -G` makes one that has.
+
+Examples:
+  carousel-server keygen --out release")]
 pub struct Keygen {
     /// Where to: PREFIX.key and PREFIX.pub
     #[arg(long, value_name = "PREFIX")]
@@ -78,6 +83,15 @@ pub struct Keygen {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "\
+The same contents, times and options make the same bundle, to the last bit.
+
+Examples:
+  carousel-server pack firmware.img --key release.key --seq 42 --out firmware.carousel
+  carousel-server pack folder --key release.key --mtu 1500 --expires 2027-12-31 --out folder.carousel
+  carousel-server pack firmware.img --key release.key --seq 43 --compatible board-a --out firmware.carousel \\
+      --rollout 2027-01-31T06:00:00Z=5%,2027-02-02=100% --apply-jitter 2h
+  carousel-server pack firmware.img --unsigned --out firmware.carousel")]
 pub struct Pack {
     /// The file or folder to send. Of a folder: files, folders and symbolic links, with modes and times
     pub path: PathBuf,
@@ -125,7 +139,7 @@ pub struct Pack {
     /// Largest IPv6 packet that every link on the way carries
     #[arg(long, default_value_t = 1280, value_parser = clap::value_parser!(u16).range(1244..=9000))]
     pub mtu: u16,
-    /// Symbol length in bytes instead of --mtu, even
+    /// Symbol length in bytes instead of --mtu: even, 1152 to 8908
     #[arg(long, conflicts_with = "mtu", value_parser = parse_size)]
     pub symbol_size: Option<u64>,
     /// Block length, a power of two from 64KiB to 16MiB; 1MiB for devices with little memory
@@ -141,6 +155,11 @@ pub struct Pack {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  carousel-server pack firmware.img --unsigned --out firmware.carousel
+  minisign -S -s release.key -m firmware.carousel.manifest
+  carousel-server seal firmware.carousel --signature firmware.carousel.manifest.minisig --key release.pub")]
 pub struct Seal {
     /// The unsigned bundle
     pub bundle: PathBuf,
@@ -249,6 +268,13 @@ pub struct KeysInspect {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Exit codes: 0 all is right, 2 usage, 3 damaged, or not signed by that key, 6 it cannot be read.
+
+Examples:
+  carousel-server inspect firmware.carousel --key release.pub
+  carousel-server inspect firmware.carousel --json
+  carousel-server inspect firmware.carousel --export firmware")]
 pub struct Inspect {
     /// The bundle
     pub bundle: PathBuf,
@@ -283,10 +309,10 @@ pub struct Run {
     /// IPv6 multicast group, e.g. ff3e::8000:1, or with its own rate ff3e::8000:1@20M; may be repeated
     #[arg(long, required_unless_present = "config", value_parser = parse_group)]
     pub group: Vec<Group>,
-    /// UDP port of the groups
+    /// UDP port of the groups. This and the following options, but for --rate, override the --config file
     #[arg(long, required_unless_present = "config", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
-    /// Network interface to send through. This and the following options override the --config file
+    /// Network interface to send through
     #[arg(long, required_unless_present = "config")]
     pub interface: Option<String>,
     /// Bits per second of whole IPv6 packets, for groups without a rate of their own [default: 10M]
@@ -348,6 +374,9 @@ pub struct Doctor {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  carousel-server zone --config server.toml --ttl 300")]
 pub struct Zone {
     /// The file that `run` takes; its [[server]] tables say who sends
     #[arg(long, value_name = "server.toml")]
@@ -358,6 +387,10 @@ pub struct Zone {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  carousel-server demo
+  carousel-server demo firmware.img --rate 20M --loss 20")]
 pub struct Demo {
     /// The file to send [default: this program itself]
     pub file: Option<PathBuf>,
@@ -513,6 +546,23 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Arguments::command().debug_assert();
+    }
+
+    /// Of every command; and whoever types them is understood.
+    #[test]
+    fn every_help_has_examples() {
+        let program = Arguments::command();
+        for command in program.get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let lines = help.replace("\\\n", " ");
+            let own = lines.lines().filter(|line| line.starts_with("  carousel-server "));
+            let examples: Vec<&str> = own.filter(|line| !line.contains('…')).collect();
+            assert!(!examples.is_empty(), "{}", command.get_name());
+            for line in examples {
+                let parsed = Arguments::try_parse_from(line.split_whitespace());
+                assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+            }
+        }
     }
 
     #[test]

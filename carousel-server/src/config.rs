@@ -490,6 +490,19 @@ mod tests {
     }
 
     #[test]
+    fn every_flag_of_run_has_a_key_in_the_example() {
+        let program = <crate::cli::Arguments as clap::CommandFactory>::command();
+        let run = program.find_subcommand("run").unwrap();
+        let example = include_str!("../../deploy/server.toml");
+        for flag in run.get_arguments().filter_map(|argument| argument.get_long()) {
+            let key = if flag == "group" { "groups".to_owned() } else { flag.replace('-', "_") };
+            let begin = format!("{key} = ");
+            let has_key = example.lines().any(|line| line.trim_start_matches('#').starts_with(&begin));
+            assert_ne!(has_key, ["config", "once", "no_sandbox"].contains(&&*key), "{key}");
+        }
+    }
+
+    #[test]
     fn flags_go_before_sessions_and_sessions_before_the_file() {
         let text = "interface = \"a\"\nport = 1\nphase = 1\nrate = 64000\n[[session]]\nbundle = \"/x/y\"\n\
                     groups = [\"ff3e::1\"]\nport = 2\nphase = 2\ndscp = 46\nhops = 2\nsource = \"fd00::1\"\n";

@@ -271,6 +271,8 @@ fn get_refuses_what_it_cannot_do() {
     refuses("ff3e::8000:1", "0", "eth0", &key, &fresh, 2);
     refuses("ff3e::8000:1", "5004", "eth0", &lab.file("nothing.pub"), &fresh, 2);
     refuses("ff3e::8000:1", "5004", "eth0", &key, Path::new("/sys/fresh"), 6);
+    let client = scene::get(&c, &[scene::SOURCE], &packed, &fresh, &["--tier", "1"]);
+    assert_eq!(client.finish(Duration::from_secs(20)).code(), 2, "one group is one tier: {client}");
     // An existing target stays what it is.
     refuses("ff3e::8000:1", "5004", "eth0", &key, &packed.object, 2);
     assert_eq!(object::digest(&packed.object).unwrap(), packed.digest);

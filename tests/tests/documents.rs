@@ -212,3 +212,45 @@ fn every_document_is_run() {
         }
     }
 }
+
+/// The options of a command and of those below it: command, option, and what `--help` says of it.
+fn options(path: &str, command: &clap::Command, all: &mut BTreeMap<(String, String), String>) {
+    for below in command.get_subcommands() {
+        options(&format!("{path} {}", below.get_name()), below, all);
+    }
+    for argument in command.get_arguments() {
+        if let Some(long) = argument.get_long() {
+            let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+            all.insert((path.to_owned(), long.to_owned()), help);
+        }
+    }
+}
+
+/// `docs/options.md` has every option with the words of `--help`, and no other.
+#[test]
+fn every_option_is_documented() {
+    let mut documented = BTreeMap::new();
+    let mut section = String::new();
+    for line in fs::read_to_string(root().join("docs/options.md")).unwrap().lines() {
+        if let Some(title) = line.strip_prefix("## ") {
+            section = title.to_owned();
+        } else if let Some((name, says)) = line.strip_prefix("| `--").and_then(|row| row.split_once("` | ")) {
+            let name = name.split([' ', '`']).next().unwrap_or_default();
+            documented.insert((section.clone(), name.to_owned()), says.replace("\\|", "|"));
+        }
+    }
+    let mut known = BTreeMap::new();
+    options("carousel-server", &carousel_server::command(), &mut known);
+    options("carousel-client", &carousel_client::command(), &mut known);
+    // All commands have --verbose, and the server's doctor has all that `run` has.
+    known.retain(|(command, name), _| {
+        let is_doctor = command == "carousel-server doctor" && name != "json";
+        command.contains(' ') && !is_doctor
+    });
+    for (place, help) in &known {
+        let says = documented.get(place).unwrap_or_else(|| panic!("docs/options.md lacks {place:?}: {help}"));
+        assert!(says.starts_with(help.as_str()), "{place:?}: docs/options.md has {says}, and --help {help}");
+    }
+    let unknown: Vec<_> = documented.keys().filter(|place| !known.contains_key(*place)).collect();
+    assert!(unknown.is_empty(), "in docs/options.md, and no options: {unknown:?}");
+}

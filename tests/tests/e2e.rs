@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 use carousel_tests::lab::{Lab, Loss, until};
-use carousel_tests::scene::{self, CLIENT, Got, SOURCE, SOURCE_2};
+use carousel_tests::scene::{self, AsOsString, CLIENT, Got, SOURCE, SOURCE_2, args};
 use carousel_tests::{bins, lab, object};
 use nix::sys::signal::Signal;
 use std::fs;
@@ -154,4 +154,33 @@ fn the_demonstration_ends_with_three_identical_files() {
     assert!(out.status.success(), "{said}{}", String::from_utf8_lossy(&out.stderr));
     assert_eq!(said.matches("identical").count(), 3, "{said}");
     assert!(said.contains("DNS") && said.contains(&packed.digest), "{said}");
+}
+
+/// Where a private network is forbidden, or is given and cannot be set up, it uses the one that is there, and says so.
+#[test]
+fn the_demonstration_works_where_a_private_network_is_forbidden() {
+    let test = "the_demonstration_works_where_a_private_network_is_forbidden";
+    let Some(lab) = Lab::enter(test) else { return };
+    let (s, _c) = scene::pair(&lab);
+    let packed = scene::unpacked(lab.dir(), MIB);
+    for (own, forbid) in [
+        ("-Ur", "echo 0 >/proc/sys/user/max_net_namespaces"),
+        ("-m", "mount --bind /proc /proc && mount -o remount,bind,ro /proc"),
+    ] {
+        let script = format!("{{ {forbid}; }} || exit 99; exec \"$0\" demo \"$1\"");
+        let before = s.traffic("eth0").tx_bytes;
+        let server = bins::server();
+        let words: [&dyn AsOsString; 7] = [&"unshare", &own, &"sh", &"-c", &script, &server, &packed.object];
+        let demo = s.spawn(&args(&words));
+        let code = demo.finish(2 * LIMIT).code();
+        if code == 99 {
+            lab::skip(test, &format!("{forbid}: {}", demo.stderr().trim()));
+            continue;
+        }
+        let said = demo.stdout();
+        assert_eq!((code, said.matches("identical").count()), (0, 3), "{demo}");
+        assert!(said.contains("so it uses eth0") && said.contains(&packed.digest), "{said}");
+        let sent = s.traffic("eth0").tx_bytes - before;
+        assert!(sent < packed.size / 10, "no packet leaves this machine, it says: {sent} bytes did");
+    }
 }

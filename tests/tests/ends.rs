@@ -124,6 +124,38 @@ fn second_client_on_a_target_comes_again_later() {
     assert_eq!(contents(&folder), ["got"]);
 }
 
+/// What a person sees meanwhile: a bar on a terminal, and lines elsewhere, also on one that cannot move its cursor.
+#[test]
+fn progress_is_a_bar_on_a_terminal_and_lines_elsewhere() {
+    let test = "progress_is_a_bar_on_a_terminal_and_lines_elsewhere";
+    if !lab::have("script") {
+        return lab::skip(test, "the program script is missing");
+    }
+    let Some(lab) = Lab::enter(test) else { return };
+    // Some seven seconds; a line comes every five.
+    let (_s, c, packed, _server, folder) = scenery(&lab, "10M");
+    let out = folder.join("got");
+    let line = scene::get_line(&[SOURCE], &packed, &out, &["--force"]);
+    let words: Vec<&str> = line.iter().map(|word| word.to_str().unwrap()).collect();
+    for (term, has_bar) in [("xterm", true), ("dumb", false)] {
+        let term = format!("TERM={term}");
+        let quoted = words.join(" ");
+        let words: [&dyn AsOsString; 6] = [&"env", &term, &"script", &"-qec", &quoted, &"/dev/null"];
+        let client = c.spawn(&args(&words));
+        assert_eq!(client.finish(LIMIT).code(), 0, "{client}");
+        let said = client.stdout();
+        assert_eq!(said.contains("█"), has_bar, "{said}");
+        assert_eq!(said.contains("receiving object (8.0 MiB)"), !has_bar, "{said}");
+        assert!(said.contains("% ") && said.contains(" left") && said.contains("loss "), "{said}");
+    }
+    let client = c.spawn(&line);
+    scene::arrive(&client, &packed, &out, LIMIT);
+    let said = client.stderr();
+    let is_progress =
+        |line: &str| line.starts_with("object ") && line.contains(" %  ") && line.ends_with("left");
+    assert!(said.lines().any(is_progress) && !said.contains("█"), "{client}");
+}
+
 /// Runs a get whose target lies in a file system of its own, which `mount` mounts on `$0`. Its stdout is that of
 /// the client and then what lies in the folder.
 fn get_into(c: &Host, packed: &Packed, folder: &Path, mount: &str) -> Running {

@@ -444,9 +444,15 @@ fn killed_at_any_moment_the_folder_still_arrives() {
             }
         }
         if !out.exists() {
-            let client = scene::get(&c, &[SOURCE], &packed, &out, &["-T"]);
+            let status = lab.file("status.json");
+            let client =
+                scene::get(&c, &[SOURCE], &packed, &out, &["-T", "--status", status.to_str().unwrap()]);
             arrive(&client, &packed);
             assert_eq!(contents(&folder), ["got"]);
+            // Also where nothing was left to be received.
+            let told: Value = serde_json::from_slice(&fs::read(&status).unwrap()).unwrap();
+            assert_eq!((&told["state"], &told["name"]), (&"ok".into(), &"got".into()), "{told}");
+            assert_eq!((&told["size"], &told["share"]), (&packed.size.into(), &1.0.into()), "{told}");
         }
         assert_same(&tree, &out);
         fs::remove_dir_all(&folder).unwrap();

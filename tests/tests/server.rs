@@ -9,6 +9,7 @@ use carousel_tests::lab::{
 use carousel_tests::scene::{self, PACKET_BYTES, PORT, Packed, SOURCE, args};
 use carousel_tests::{bins, figures};
 use nix::sys::signal::Signal;
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::Ipv6Addr;
 use std::path::Path;
@@ -230,6 +231,25 @@ fn zone_says_what_is_sent() {
 fn key_id(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
     text.lines().next().unwrap().rsplit(' ').next().unwrap().to_owned()
+}
+
+/// What routers and their queues go by, as it leaves.
+#[test]
+fn hop_limit_and_code_point_are_those_asked_for() {
+    let Some(lab) = Lab::enter("hop_limit_and_code_point_are_those_asked_for") else { return };
+    let (s, _c) = scene::pair(&lab);
+    let packed = pack(&lab, "fw", 100_000, "1");
+    for (more, hops, code) in [(&[][..], 32, 1), (&["--hops", "7", "--dscp", "af41"][..], 7, 34)] {
+        let server = scene::serve(&s, &packed, "2M", more);
+        let capture = Capture::start(&s, "eth0", BTreeSet::new(), |seen, frame| {
+            // Behind Ethernet's 14 bytes: version, traffic class and flow label; the hop limit is the eighth byte.
+            let class = (u16::from_be_bytes([frame.head[14], frame.head[15]]) >> 4) as u8;
+            seen.insert((frame.head[21], class >> 2));
+        });
+        scene::wait_sending(&s, &server);
+        let (seen, _) = capture.finish();
+        assert_eq!(seen, BTreeSet::from([(hops, code)]), "{server}");
+    }
 }
 
 #[test]

@@ -27,6 +27,22 @@ fn every_size_arrives_exact() {
     assert_eq!((s.snmp6().fragments(), c.snmp6().fragments()), (0, 0));
 }
 
+#[test]
+fn symbols_of_other_lengths_arrive() {
+    let Some(lab) = Lab::enter("symbols_of_other_lengths_arrive") else { return };
+    let (s, c) = scene::pair(&lab);
+    for (number, more) in [["--symbol-size", "1160"], ["--mtu", "1244"]].iter().enumerate() {
+        let dir = lab.fresh_dir(&format!("{number}"));
+        let packed = scene::pack(&dir, MIB, more);
+        let _server = scene::serve(&s, &packed, "50M", &[]);
+        let out = dir.join("got");
+        let client = scene::get(&c, &[SOURCE], &packed, &out, &[]);
+        let got = scene::arrive(&client, &packed, &out, LIMIT);
+        let len = [1160, 1152][number];
+        assert_eq!(got.done.symbols_needed, MIB.div_ceil(len), "{got:?}");
+    }
+}
+
 /// Every symbol, and every block of the same length, has the same contents: whatever tells packets apart by what
 /// they carry mixes them up here.
 #[test]

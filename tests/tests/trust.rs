@@ -327,15 +327,23 @@ fn a_recorded_heartbeat_is_too_old() {
     let first = fleet.release(1, a, &[]);
     let options = ["--keys", text(&one), "--require-heartbeat"];
     // What was on the air two days ago, as somebody who recorded it would send it.
-    let line = scene::serve_line(&first, RATE, &["--heartbeat-key", text(&h.secret)]);
-    let Some(line) = at("-2d", line) else {
+    let recorded = |life: &str| {
+        let more = ["--heartbeat-key", text(&h.secret), "--heartbeat-life", life];
+        let server = fleet.server.spawn(&at("-2d", scene::serve_line(&first, RATE, &more))?);
+        scene::wait_sending(&fleet.server, &server);
+        Some(server)
+    };
+    let Some(server) = recorded("1d") else {
         return lab::skip(test, "the library of the program faketime is missing");
     };
-    let recorded = fleet.server.spawn(&line);
-    scene::wait_sending(&fleet.server, &recorded);
     let client = fleet.device.spawn(&fleet.line(&first, &options));
     assert_eq!(client.finish(LIMIT).code(), 4, "{client}");
-    drop(recorded);
+    drop(server);
+    // Whose heartbeats count for three days, for him it is not.
+    let server = recorded("3d");
+    let client = fleet.device.spawn(&fleet.line(&first, &options));
+    scene::arrive(&client, &first, &fleet.out(), LIMIT);
+    drop(server);
     fleet.takes(&first, &["--heartbeat-key", text(&h.secret)], &options);
 }
 

@@ -5,6 +5,7 @@ use super::config::{Config, Item, Place};
 use super::record::{Record, Release};
 use carousel_proto::outcome::Outcome;
 use serde_json::Value;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus};
 
@@ -76,11 +77,19 @@ pub fn get(program: &Path, config: &Config, item: &Item, record: &Record, look: 
         command.args(["--look", "--timeout", &format!("{}ms", item.listen)]);
     } else {
         command.args(["--timeout", &format!("{}ms", item.timeout)]);
-        if let Some(seed) = item.seed.as_deref().filter(|seed| seed.is_file()) {
+        if let Some(seed) = item.seed.as_deref().filter(|seed| is_seed(seed)) {
             command.arg("--seed").arg(seed);
+        }
+        if let Some(metrics) = &item.metrics {
+            command.arg("--metrics").arg(metrics);
         }
     }
     command
+}
+
+/// What `--seed` takes, a slot of the device too. Before the first release there may be none.
+fn is_seed(path: &Path) -> bool {
+    path.metadata().is_ok_and(|seed| seed.is_file() || seed.file_type().is_block_device())
 }
 
 /// A command of the user, with the environment of `get --on-complete`.
@@ -211,4 +220,16 @@ fn release(done: &Value, unix: u64) -> Option<Release> {
         jitter: done["apply"]["jitter"].as_u64().and_then(|jitter| jitter.try_into().ok()),
         received: unix,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_is_there_and_no_folder() {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        assert!(is_seed(&here.join("Cargo.toml")));
+        assert!(!is_seed(here) && !is_seed(&here.join("nothing")) && !is_seed(Path::new("/dev/null")));
+    }
 }

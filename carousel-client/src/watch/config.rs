@@ -47,6 +47,8 @@ pub struct Item {
     pub compatible: Vec<String>,
     pub out: PathBuf,
     pub seed: Option<PathBuf>,
+    /// Where transfers write their metrics. Looks do not: they would replace them.
+    pub metrics: Option<PathBuf>,
     pub tier: Option<String>,
     /// Further options of `get`.
     pub get: Vec<String>,
@@ -118,6 +120,7 @@ struct WatchTable {
     announce_port: Option<Port>,
     out: PathBuf,
     seed: Option<PathBuf>,
+    metrics: Option<PathBuf>,
     tier: Option<Tier>,
     handover: Option<String>,
     confirm: Option<String>,
@@ -371,6 +374,7 @@ impl Document {
             compatible: t.compatible.clone().unwrap_or_else(|| self.compatible.clone()),
             out: file.beside(&t.out),
             seed: t.seed.as_deref().map(|path| file.beside(path)),
+            metrics: t.metrics.as_deref().map(|path| file.beside(path)),
             tier: t.tier.clone().map(|Tier(text)| text),
             get: t.get.clone().unwrap_or_else(|| self.get.clone()),
             handover: t.handover.clone(),
@@ -530,6 +534,16 @@ mod tests {
         let config = parse(&text).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(config.items[0].get, ["--threads=1"]);
         assert_eq!(config.items[1].get, ["--rcvbuf", "1MiB", "--sources=2"]);
+    }
+
+    #[test]
+    fn looks_leave_the_metrics_of_transfers_alone() {
+        let config = parse(&format!("{HEAD}{ITEM}service = \"a\"\nmetrics = \"fw.prom\"\n")).unwrap();
+        let writes = |look| {
+            let command = command::get(Path::new("x"), &config, &config.items[0], &Record::default(), look);
+            command.get_args().any(|word| word == "/etc/fw.prom")
+        };
+        assert!(writes(false) && !writes(true));
     }
 
     #[test]
