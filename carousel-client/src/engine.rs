@@ -490,15 +490,14 @@ impl<'a> Engine<'a> {
             let count = counts.next().filter(|_| self.manifest.is_some()).unwrap_or(came);
             let new = channel.packets > channel.told;
             channel.told = channel.packets;
-            self.tuner.handle_counts(self.clock, channel.origin, channel.tier, count, new);
+            self.tuner.handle_counts(self.clock, channel.origin, channel.group, count, new);
         }
         drop(counts);
         self.tuner.handle_time(self.clock);
-        while let Some(step) = self.tuner.poll_step() {
+        while let Some((step, group)) = self.tuner.poll_step() {
             let (origin, tier) = match step {
                 Step::Join(origin, tier) | Step::Leave(origin, tier) => (origin, tier),
             };
-            let group = self.tuner.group(tier);
             let state = self.tuner.state(origin);
             match step {
                 // A source that is dropped is left on all tiers, whichever were joined.
@@ -529,10 +528,10 @@ impl<'a> Engine<'a> {
             );
         }
         let mut known = false;
-        for (index, channel) in self.channels.iter().enumerate() {
+        for (index, channel) in self.channels.iter_mut().enumerate() {
             if (channel.origin, channel.place) == (origin, place) {
                 self.receiver.handle_join(ChannelId(index as u16));
-                known = true;
+                (channel.tier, known) = (tier, true); // DNS may have moved the group
             }
         }
         if !known && self.channels.len() < MAX_CHANNELS {
