@@ -36,7 +36,7 @@ const MAX_ALIASES: usize = 8;
 /// Questions under way at once.
 const AT_ONCE: usize = 16;
 /// How long an answer is believed, whatever its TTL says.
-const TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
+pub(crate) const TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 
 /// How to ask.
 #[derive(Clone, Debug)]
