@@ -451,8 +451,7 @@ impl Agent {
         match ended {
             Ended::Well => self.handed_over(now),
             Ended::Later => {
-                self.record.attempts -= 1;
-                self.set_stage(Stage::Ready);
+                self.handle_unstarted();
                 self.hand_over_at = now.ms.saturating_add(self.backoff(1));
                 self.message = "the command asked to be run later".to_owned();
             }
@@ -469,6 +468,13 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// The command was not started after all: that was no try.
+    pub fn handle_unstarted(&mut self) {
+        self.activity = Activity::Idle;
+        self.record.attempts = self.record.attempts.saturating_sub(1);
+        self.set_stage(Stage::Ready);
     }
 
     fn handed_over(&mut self, now: Now) {
