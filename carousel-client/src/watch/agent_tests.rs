@@ -294,6 +294,15 @@ fn a_command_that_was_not_started_was_no_try() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_keeps_nobody_waiting_whom_the_publisher_does_not() {
+    let mut w = World::new(rules());
+    w.receive(42);
+    w.now.unix = START - 8 * 3_600;
+    assert_eq!(w.agent.waits_for(w.now), None);
+    assert_eq!(w.next(MINUTE), Some(Action::HandOver), "{:?}", w.agent);
+}
+
+#[test]
 fn it_goes_on_after_a_reboot_in_any_state() {
     for stop in 0..40 {
         let mut w = World::new(rules());
