@@ -2,6 +2,7 @@
 
 use super::facts::{Channel, Described, Facts, Joined, Voice};
 use super::listen::QUERIES;
+use carousel_doctor::link::sysctl;
 use carousel_doctor::{Finding, Id};
 use carousel_proto::outcome::Outcome;
 use carousel_proto::units::{show_moment, show_rate, show_seconds, show_size};
@@ -145,7 +146,7 @@ fn judge_mld(facts: &Facts) -> Vec<Finding> {
         Finding::problem(
             Id::MldVersion,
             format!("{name} is forced to MLDv1, which cannot ask for a source"),
-            format!("sysctl -w net.ipv6.conf.all.force_mld_version=0 net.ipv6.conf.{name}.force_mld_version=0"),
+            format!("sysctl -w net.ipv6.conf.all.force_mld_version=0 {}=0", sysctl(name, "force_mld_version")),
         )
     } else if told_in_v1 > 0 || old_querier.is_some() {
         let who = old_querier.map_or("an MLD querier here".to_owned(), |address| format!("the querier {address}"));
