@@ -63,12 +63,14 @@ impl Tuner {
         // patient side.
         let patience = offer.tiers.iter().map(|(_, gap)| gap * 20).max().unwrap_or(0);
         let mut sources = Sources::new(wanted, patience);
+        let offer = distinct(offer);
         sources.handle_list(0, &offer.sources);
         Self { offer, choice, sources, used: Vec::new(), seed, steps: VecDeque::new(), paused: None }
     }
 
     /// DNS says something new. If the tiers are others, everything begins anew.
     pub fn handle_offer(&mut self, now: u64, offer: Offer) {
+        let offer = distinct(offer);
         if self.paused.is_some() {
             self.offer = offer;
             return;
@@ -197,6 +199,18 @@ impl Tuner {
     }
 }
 
+/// Two names in DNS may lead to one address. That is one source, of the better priority: taken for two, one would be
+/// silent for ever, and leave what the other has joined.
+fn distinct(mut offer: Offer) -> Offer {
+    let mut known = Vec::new();
+    offer.sources.retain(|(origin, _)| {
+        let is_new = !known.contains(origin);
+        known.push(*origin);
+        is_new
+    });
+    offer
+}
+
 /// The tiers by number, and their groups.
 fn each(offer: &Offer) -> impl Iterator<Item = (usize, Ipv6Addr)> + '_ {
     offer.tiers.iter().map(|(group, _)| *group).enumerate()
@@ -240,6 +254,21 @@ mod tests {
         assert_eq!(tuner.tier(), kept);
         tuner.handle_demand(20_000_000_000, true);
         assert_eq!(steps(&mut tuner), [(true, 1)]);
+    }
+
+    #[test]
+    fn an_address_of_two_names_is_one_source() {
+        let group = Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000, 1);
+        let origin = Origin { address: Some(Ipv6Addr::LOCALHOST), port: 5004 };
+        let offer = Offer { tiers: vec![(group, 0)], sources: vec![(origin, 0), (origin, 0), (origin, 9)] };
+        let mut tuner = Tuner::new(offer.clone(), Choice::Tier(Kind::Separate, Mode::Auto), 4, 7);
+        for second in 0..60 {
+            let total = ChannelCount { received: second, lost: 0 };
+            tuner.handle_counts(second * SECOND, origin, group, total, true);
+            tuner.handle_time(second * SECOND);
+            tuner.handle_offer(second * SECOND, offer.clone());
+        }
+        assert_eq!(steps(&mut tuner), [(true, 0)], "joined once, and never left");
     }
 
     #[test]
