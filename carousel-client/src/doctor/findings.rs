@@ -22,6 +22,9 @@ const MORE: f64 = 1.5;
 const LEAST_TIME: u64 = 1_735_689_600;
 /// A clock may be so far behind the one that signed, seconds.
 const CLOCK_SLACK: u64 = 300;
+/// There is a manifest among so many packets of a channel, whatever else is sent in its turn (PROTOCOL.md, 6.6). At
+/// 500 kbit/s that is more than a minute.
+const MANIFEST_WITHIN: u64 = 4_096;
 /// A join that takes longer annoys people, seconds.
 const SLOW_JOIN: f64 = 2.0;
 
@@ -340,11 +343,19 @@ fn allow(wanted: &Channel) -> String {
 
 fn judge_manifests(facts: &Facts) -> Vec<Finding> {
     let heard = &facts.heard;
-    if heard.manifests.is_empty() && heard.voices.iter().any(|voice| voice.lasted > 3.0) {
+    let sent = heard.voices.iter().map(|voice| voice.meter.expected).max().unwrap_or(0);
+    if heard.manifests.is_empty() && sent >= MANIFEST_WITHIN {
         return vec![Finding::problem(
             Id::Manifest,
-            "packets of a carousel arrive, and no manifest, which should come once a second",
+            format!("packets of a carousel arrive, and no manifest among {sent} of them"),
             "another program may use this group and port; or the loss is very high",
+        )];
+    }
+    if heard.manifests.is_empty() && heard.voices.iter().any(|voice| voice.lasted > 3.0) {
+        return vec![Finding::note(
+            Id::Manifest,
+            format!("no manifest among {sent} packets; there is one in {MANIFEST_WITHIN} at least"),
+            "a slow channel takes its time: listen longer, --timeout 60s",
         )];
     }
     let judge = |m: &Described| {
@@ -774,7 +785,12 @@ mod tests {
         assert_eq!(of(|f| f.heard.manifests[0].expires = Some(NOW - 1)), [("clock", Problem)]);
         assert_eq!(of(|f| f.heard.manifests[0].expires = Some(NOW)), []);
         assert_eq!(of(|f| f.heard.manifests[0].refusal = Some("no".into())), [("manifest", Problem)]);
-        assert_eq!(of(|f| f.heard.manifests.clear()), [("manifest", Problem)]);
+        assert_eq!(of(|f| f.heard.manifests.clear()), [("manifest", Note)], "it may be still to come");
+        let never = |f: &mut Facts| {
+            f.heard.voices = vec![voice(wanted(), 0..5000)];
+            f.heard.manifests.clear();
+        };
+        assert_eq!(of(never), [("manifest", Problem)]);
         // A stranger's manifest says nothing about the time.
         let both = |f: &mut Facts| {
             f.heard.manifests[0].refusal = Some("no".into());
