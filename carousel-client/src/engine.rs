@@ -630,7 +630,10 @@ impl<'a> Engine<'a> {
                 "no packet arrived: `carousel-client doctor` with the same source, group, port and interface finds \
                  out why"
             }
-            (_, false) => "packets arrived, but no manifest: is another program using this group and port?",
+            (_, false) => {
+                "packets arrived, but no manifest: a slow channel needs a longer --timeout; or is another program using \
+                 this group and port?"
+            }
             (_, true) => "nothing new arrived: did the server stop, or change to another object?",
         };
         format!("{waited} s of silence on {}: {what}", groups.join(", "))
