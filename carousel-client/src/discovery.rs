@@ -8,7 +8,8 @@ use carousel_proto::tiers::{Kind, Mode};
 use carousel_proto::units::show_rate;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// For one answer from DNS, before a transfer and during it, unless the user is less patient.
@@ -66,24 +67,22 @@ pub fn find(name: &str, arguments: &cli::Get, seed: u64) -> Result<(Tuner, Recei
 pub fn discover(arguments: &cli::Discover) -> Result<(), Failure> {
     let timeout = Duration::from_millis(arguments.timeout);
     let answer = resolver(&arguments.dns, timeout)?.lookup(&arguments.service)?;
-    if arguments.json {
+    let (validation, ttl) = (validation(answer.validation), answer.ttl.as_secs());
+    let text = if arguments.json {
         let services: Vec<Value> = answer.services.iter().map(in_json).collect();
-        println!(
-            "{}",
-            json!({
-                "services": services, "validation": validation(answer.validation),
-                "ttl": answer.ttl.as_secs(), "remarks": answer.remarks,
-            })
-        );
-        return Ok(());
-    }
-    remark(&answer);
-    for service in &answer.services {
-        show(service);
-        println!();
-    }
-    println!("DNSSEC: {}; to be asked again in {} s", validation(answer.validation), answer.ttl.as_secs());
-    Ok(())
+        let all = json!({
+            "services": services, "validation": validation, "ttl": ttl, "remarks": answer.remarks,
+        });
+        format!("{all}\n")
+    } else {
+        remark(&answer);
+        let services: String = answer.services.iter().map(|service| show(service) + "\n").collect();
+        format!("{services}DNSSEC: {validation}; to be asked again in {ttl} s\n")
+    };
+    // Not println, which panics where nobody reads or the disk is full.
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(|e| Failure::writing(Path::new("standard output"), &e))
 }
 
 /// What DNS offers under a name, for `doctor`: one service.
@@ -189,29 +188,28 @@ fn in_json(service: &Service) -> Value {
     })
 }
 
-fn show(service: &Service) {
-    println!("{}", service.name);
-    let optional = |label: &str, value: Option<String>| {
-        if let Some(value) = value {
-            println!("  {label:<8} {value}");
-        }
-    };
-    optional("release", service.seq.map(|seq| seq.to_string()));
-    optional("BLAKE3", service.digest_prefix.as_ref().map(|prefix| format!("{prefix}…")));
-    optional("key", service.key_id.clone());
-    optional("HTTP", service.url.clone());
+fn show(service: &Service) -> String {
+    let mut lines = vec![service.name.to_string()];
+    let optional = [
+        ("release", service.seq.map(|seq| seq.to_string())),
+        ("BLAKE3", service.digest_prefix.as_ref().map(|prefix| format!("{prefix}…"))),
+        ("key", service.key_id.clone()),
+        ("HTTP", service.url.clone()),
+    ];
+    let line = |(label, value): (&str, Option<String>)| Some(format!("  {label:<8} {}", value?));
+    lines.extend(optional.into_iter().filter_map(line));
     if service.channels.len() > 1 {
         let how = match service.ladder {
             Ladder::Separate => "each carries everything",
             Ladder::Stacked => "each adds to the lower ones",
         };
-        println!("  {:<8} {}: {how}", "tiers", ladder(service));
+        lines.push(format!("  {:<8} {}: {how}", "tiers", ladder(service)));
     }
     let groups: Vec<String> = service.channels.iter().map(|channel| channel.group.to_string()).collect();
     let wide = widest(&groups);
     for (tier, (channel, group)) in service.channels.iter().zip(&groups).enumerate() {
         let rate = channel.rate.map_or("rate unknown".to_owned(), |rate| show_rate(rate as f64));
-        println!("  {:<8} {group:<wide$}  {rate}", format!("tier {tier}"));
+        lines.push(format!("  {:<8} {group:<wide$}  {rate}", format!("tier {tier}")));
     }
     let of_source = |source: &carousel_dns::Source| {
         let who = format!("{}  priority {}, weight {}", source.host, source.priority, source.weight);
@@ -221,8 +219,9 @@ fn show(service: &Service) {
     let (places, who): (Vec<String>, Vec<String>) = service.sources.iter().flat_map(of_source).unzip();
     let wide = widest(&places);
     for (place, who) in places.iter().zip(who) {
-        println!("  {:<8} {place:<wide$}  {who}", "source");
+        lines.push(format!("  {:<8} {place:<wide$}  {who}", "source"));
     }
+    lines.join("\n") + "\n"
 }
 
 /// How wide a column of these is.

@@ -9,7 +9,7 @@ use crate::folder::{Left, Staging};
 use crate::journal::Replay;
 use crate::receive::Reception;
 use crate::report::{Heard, Report, Standing};
-use crate::silence::Silence;
+use crate::silence::{self, Silence};
 use crate::ssm::Batch;
 use crate::state::State;
 use crate::status::{Status, View};
@@ -505,15 +505,14 @@ impl<'a> Engine<'a> {
             let count = counts.next().filter(|_| self.manifest.is_some()).unwrap_or(came);
             let new = channel.packets > channel.told;
             channel.told = channel.packets;
-            self.tuner.handle_counts(self.clock, channel.origin, channel.tier, count, new);
+            self.tuner.handle_counts(self.clock, channel.origin, channel.group, count, new);
         }
         drop(counts);
         self.tuner.handle_time(self.clock);
-        while let Some(step) = self.tuner.poll_step() {
+        while let Some((step, group)) = self.tuner.poll_step() {
             let (origin, tier) = match step {
                 Step::Join(origin, tier) | Step::Leave(origin, tier) => (origin, tier),
             };
-            let group = self.tuner.group(tier);
             let state = self.tuner.state(origin);
             match step {
                 // A source that is dropped is left on all tiers, whichever were joined.
@@ -544,10 +543,10 @@ impl<'a> Engine<'a> {
             );
         }
         let mut known = false;
-        for (index, channel) in self.channels.iter().enumerate() {
+        for (index, channel) in self.channels.iter_mut().enumerate() {
             if (channel.origin, channel.place) == (origin, place) {
                 self.receiver.handle_join(ChannelId(index as u16));
-                known = true;
+                (channel.tier, known) = (tier, true); // DNS may have moved the group
             }
         }
         if !known && self.channels.len() < MAX_CHANNELS {
@@ -609,8 +608,9 @@ impl<'a> Engine<'a> {
             self.show();
         }
         let geometry = self.manifest.as_ref().and_then(|manifest| manifest.geometry().ok());
-        let (symbols, came, busy) = (standing.symbols, standing.counters.symbols, self.decoding > 0);
-        self.silence.handle(self.clock, symbols, came, busy, geometry.as_ref());
+        let patience = silence::patience(geometry.as_ref(), self.receiver.refusal().is_some());
+        let came = silence::came(&standing.counters);
+        self.silence.handle(self.clock, standing.symbols, came, self.decoding > 0, patience);
         // A thread that still reserves or decodes must not meet another object in its file.
         let idle = self.decoding == 0 && self.work.as_ref().is_some_and(WorkFile::is_reserved);
         let silent = self.silence.lasts(self.clock);
@@ -646,7 +646,10 @@ impl<'a> Engine<'a> {
                 "no packet arrived: `carousel-client doctor` with the same source, group, port and interface finds \
                  out why"
             }
-            (_, false) => "packets arrived, but no manifest: is another program using this group and port?",
+            (_, false) => {
+                "packets arrived, but no manifest: a slow channel needs a longer --timeout; or is another program using \
+                 this group and port?"
+            }
             (_, true) => "nothing new arrived: did the server stop, or change to another object?",
         };
         format!("{waited} s of silence on {}: {what}", groups.join(", "))

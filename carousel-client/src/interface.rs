@@ -24,7 +24,9 @@ fn only() -> Result<String, Failure> {
     let useful = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_MULTICAST;
     let fits =
         |flags: InterfaceFlags| flags.contains(useful) && !flags.contains(InterfaceFlags::IFF_LOOPBACK);
-    let names: BTreeSet<String> = all.filter(|i| fits(i.flags)).map(|i| i.interface_name).collect();
+    // An address of IPv4 may have a label, `eth0:1`, which stands here in the interface's place; no name has a colon.
+    let name = |label: String| label.split(':').next().unwrap_or_default().to_owned();
+    let names: BTreeSet<String> = all.filter(|i| fits(i.flags)).map(|i| name(i.interface_name)).collect();
     let listed = names.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
     match names.len() {
         1 => Ok(listed),

@@ -53,7 +53,8 @@ impl Subscription {
         let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_reuse_address(true)?; // several clients on one host
         socket.set_only_v6(true)?;
-        socket.set_multicast_all_v6(false)?;
+        // A kernel that cannot (before 4.20) lets in what others have joined until we have joined; then it filters.
+        let _ = socket.set_multicast_all_v6(false);
         set_option(&socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &1i32)?;
         let granted = grow_buffer(&socket, rcvbuf)?;
         socket.set_nonblocking(true)?;

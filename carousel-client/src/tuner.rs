@@ -49,7 +49,8 @@ pub struct Tuner {
     sources: Sources<Origin>,
     used: Vec<(Origin, Option<Tiers>)>,
     seed: u64,
-    steps: VecDeque<Step>,
+    /// With the group of each: by the time that it is done, the tiers may be others.
+    steps: VecDeque<(Step, Ipv6Addr)>,
     /// While nothing is wanted: the tier that was kept until then.
     paused: Option<Option<usize>>,
 }
@@ -62,17 +63,14 @@ impl Tuner {
         // patient side.
         let patience = offer.tiers.iter().map(|(_, gap)| gap * 20).max().unwrap_or(0);
         let mut sources = Sources::new(wanted, patience);
+        let offer = distinct(offer);
         sources.handle_list(0, &offer.sources);
         Self { offer, choice, sources, used: Vec::new(), seed, steps: VecDeque::new(), paused: None }
     }
 
-    /// The group of a tier.
-    pub fn group(&self, tier: usize) -> Ipv6Addr {
-        self.offer.tiers[tier].0
-    }
-
     /// DNS says something new. If the tiers are others, everything begins anew.
     pub fn handle_offer(&mut self, now: u64, offer: Offer) {
+        let offer = distinct(offer);
         if self.paused.is_some() {
             self.offer = offer;
             return;
@@ -101,8 +99,16 @@ impl Tuner {
         self.drain(now);
     }
 
-    /// All that was counted on a channel so far.
-    pub fn handle_counts(&mut self, now: u64, origin: Origin, tier: usize, total: ChannelCount, new: bool) {
+    /// All that was counted on a channel so far. Those of groups that are no longer offered say nothing.
+    pub fn handle_counts(
+        &mut self,
+        now: u64,
+        origin: Origin,
+        group: Ipv6Addr,
+        total: ChannelCount,
+        new: bool,
+    ) {
+        let Some(tier) = self.offer.tiers.iter().position(|(offered, _)| *offered == group) else { return };
         if new {
             self.sources.handle_packet(now, origin);
         }
@@ -128,8 +134,8 @@ impl Tuner {
         self.drain(now);
     }
 
-    /// What to do next, if anything.
-    pub fn poll_step(&mut self) -> Option<Step> {
+    /// What to do next, if anything, and on which group.
+    pub fn poll_step(&mut self) -> Option<(Step, Ipv6Addr)> {
         self.steps.pop_front()
     }
 
@@ -159,12 +165,14 @@ impl Tuner {
         for (origin, tiers) in &mut self.used {
             let Some(tiers) = tiers else { continue };
             while let Some(output) = tiers.poll_output() {
-                match output {
-                    tiers::Output::Join(tier) => self.steps.push_back(Step::Join(*origin, tier)),
-                    tiers::Output::Leave(tier) => self.steps.push_back(Step::Leave(*origin, tier)),
+                let (step, tier) = match output {
+                    tiers::Output::Join(tier) => (Step::Join(*origin, tier), tier),
+                    tiers::Output::Leave(tier) => (Step::Leave(*origin, tier), tier),
                     // The source falls silent for us, and `sources` sees that.
-                    tiers::Output::NextSource => {}
-                }
+                    tiers::Output::NextSource => continue,
+                };
+                let group = self.offer.tiers.get(tier).map(|(group, _)| *group);
+                self.steps.extend(group.map(|group| (step, group)));
             }
         }
     }
@@ -177,7 +185,7 @@ impl Tuner {
                 Some(Tiers::new(kind, mode, &gaps, now, self.seed))
             }
             Choice::All => {
-                self.steps.extend((0..gaps.len()).map(|tier| Step::Join(origin, tier)));
+                self.steps.extend(each(&self.offer).map(|(tier, group)| (Step::Join(origin, tier), group)));
                 None
             }
         };
@@ -187,19 +195,42 @@ impl Tuner {
     fn stop(&mut self, origin: Origin) {
         self.used.retain(|(used, _)| *used != origin);
         // Leaving what is not joined does no harm.
-        self.steps.extend((0..self.offer.tiers.len()).map(|tier| Step::Leave(origin, tier)));
+        self.steps.extend(each(&self.offer).map(|(tier, group)| (Step::Leave(origin, tier), group)));
     }
+}
+
+/// Two names in DNS may lead to one address. That is one source, of the better priority: taken for two, one would be
+/// silent for ever, and leave what the other has joined.
+fn distinct(mut offer: Offer) -> Offer {
+    let mut known = Vec::new();
+    offer.sources.retain(|(origin, _)| {
+        let is_new = !known.contains(origin);
+        known.push(*origin);
+        is_new
+    });
+    offer
+}
+
+/// The tiers by number, and their groups.
+fn each(offer: &Offer) -> impl Iterator<Item = (usize, Ipv6Addr)> + '_ {
+    offer.tiers.iter().map(|(group, _)| *group).enumerate()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const SECOND: u64 = 1_000_000_000;
+
     fn steps(tuner: &mut Tuner) -> Vec<(bool, usize)> {
+        steps_on(tuner).into_iter().map(|(joins, tier, _)| (joins, tier)).collect()
+    }
+
+    fn steps_on(tuner: &mut Tuner) -> Vec<(bool, usize, Ipv6Addr)> {
         std::iter::from_fn(|| tuner.poll_step())
-            .map(|step| match step {
-                Step::Join(_, tier) => (true, tier),
-                Step::Leave(_, tier) => (false, tier),
+            .map(|(step, group)| match step {
+                Step::Join(_, tier) => (true, tier, group),
+                Step::Leave(_, tier) => (false, tier, group),
             })
             .collect()
     }
@@ -223,5 +254,44 @@ mod tests {
         assert_eq!(tuner.tier(), kept);
         tuner.handle_demand(20_000_000_000, true);
         assert_eq!(steps(&mut tuner), [(true, 1)]);
+    }
+
+    #[test]
+    fn an_address_of_two_names_is_one_source() {
+        let group = Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000, 1);
+        let origin = Origin { address: Some(Ipv6Addr::LOCALHOST), port: 5004 };
+        let offer = Offer { tiers: vec![(group, 0)], sources: vec![(origin, 0), (origin, 0), (origin, 9)] };
+        let mut tuner = Tuner::new(offer.clone(), Choice::Tier(Kind::Separate, Mode::Auto), 4, 7);
+        for second in 0..60 {
+            let total = ChannelCount { received: second, lost: 0 };
+            tuner.handle_counts(second * SECOND, origin, group, total, true);
+            tuner.handle_time(second * SECOND);
+            tuner.handle_offer(second * SECOND, offer.clone());
+        }
+        assert_eq!(steps(&mut tuner), [(true, 0)], "joined once, and never left");
+    }
+
+    #[test]
+    fn groups_that_others_replace_are_left_and_say_nothing_more() {
+        let group = |n| Ipv6Addr::new(0xff3e, 0, 0, 0, 0, 0, 0x8000, n);
+        let origin = Origin { address: Some(Ipv6Addr::LOCALHOST), port: 5004 };
+        let of = |groups: &[u16]| Offer {
+            tiers: groups.iter().map(|n| (group(*n), 0)).collect(),
+            sources: vec![(origin, 0)],
+        };
+        let choice = Choice::Tier(Kind::Stacked, Mode::Fixed(1));
+        let mut tuner = Tuner::new(of(&[1, 2]), choice, 1, 7);
+        tuner.handle_time(0);
+        assert_eq!(steps_on(&mut tuner), [(true, 0, group(1)), (true, 1, group(2))]);
+        // Fewer tiers than before, and one of the groups on another.
+        tuner.handle_offer(SECOND, of(&[2]));
+        assert_eq!(steps_on(&mut tuner), [(false, 0, group(1)), (false, 1, group(2)), (true, 0, group(2))]);
+        // What goes on on the old group is not the new one's life.
+        for second in 2..20 {
+            let total = ChannelCount { received: second, lost: 0 };
+            tuner.handle_counts(second * SECOND, origin, group(1), total, true);
+            tuner.handle_time(second * SECOND);
+        }
+        assert_eq!(steps_on(&mut tuner)[0], (false, 0, group(2)));
     }
 }

@@ -1,6 +1,7 @@
 //! Why a lookup leads to nothing: one line each, with the name and the remedy, and the exit code.
 
 use crate::name::{Name, NameError};
+use crate::resolve::TTL;
 use carousel_proto::outcome::{Failure, Outcome, plain};
 use std::io;
 use std::path::PathBuf;
@@ -92,7 +93,8 @@ impl LookupError {
     /// When to ask again, for those who do.
     pub fn retry_after(&self) -> Duration {
         match self {
-            Self::Nothing { ttl, .. } => *ttl,
+            // A zone may say 0, or somebody on the way: that must not become a loop without a pause.
+            Self::Nothing { ttl, .. } => (*ttl).clamp(TTL.0, TTL.1),
             _ => RETRY,
         }
     }
@@ -117,5 +119,19 @@ impl LookupError {
 impl From<LookupError> for Failure {
     fn from(error: LookupError) -> Self {
         Self::new(error.outcome(), error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_asked_again_without_a_pause() {
+        for (ttl, wait) in [(0, 1), (1, 1), (60, 60), (u64::from(u32::MAX), 3600)] {
+            let ttl = Duration::from_secs(ttl);
+            let error = LookupError::Nothing { name: Name::default(), code: "NXDOMAIN", ttl };
+            assert_eq!(error.retry_after(), Duration::from_secs(wait));
+        }
     }
 }

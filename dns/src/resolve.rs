@@ -36,7 +36,7 @@ const MAX_ALIASES: usize = 8;
 /// Questions under way at once.
 const AT_ONCE: usize = 16;
 /// How long an answer is believed, whatever its TTL says.
-const TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
+pub(crate) const TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 
 /// How to ask.
 #[derive(Clone, Debug)]
@@ -77,14 +77,20 @@ pub struct Answer {
 #[derive(Clone, Debug)]
 pub struct Resolver {
     settings: Settings,
-    anchors: Anchors,
 }
 
 impl Resolver {
-    /// Reads the trust anchor; asks nobody yet.
+    /// Sees whether the trust anchor is one; asks nobody yet.
     pub fn new(settings: Settings) -> Result<Self, LookupError> {
-        let anchors = settings.trust_anchor.as_deref().map(Anchors::read).transpose()?.unwrap_or_default();
-        Ok(Self { settings, anchors })
+        let resolver = Self { settings };
+        resolver.anchors()?;
+        Ok(resolver)
+    }
+
+    /// Read for each lookup: keys of zones change, and transfers may last.
+    fn anchors(&self) -> Result<Anchors, LookupError> {
+        let anchors = self.settings.trust_anchor.as_deref().map(Anchors::read).transpose()?;
+        Ok(anchors.unwrap_or_default())
     }
 
     /// Finds what can be received under a name: an instance (`NAME._carousel._udp.DOMAIN`), the only or all services
@@ -94,11 +100,12 @@ impl Resolver {
         let name: Name = name.parse::<Name>()?;
         let too_long = || NameError::TooLong(name.to_string());
         let name = name.clone().with_whole_instance().ok_or_else(too_long)?;
+        let anchors = self.anchors()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime =
             runtime.map_err(|error| LookupError::Unreachable { name: name.clone(), why: plain(&error) })?;
         let answer = runtime.block_on(async {
-            let asking = Asking::new(&self.settings, &self.anchors, &name, deadline).await?;
+            let asking = Asking::new(&self.settings, &anchors, &name, deadline).await?;
             asking.search(name).await
         });
         runtime.shutdown_background();
@@ -533,4 +540,21 @@ fn own(name: &DnsName) -> Option<Name> {
 fn foreign(name: &Name) -> Result<DnsName, LookupError> {
     let labels = DnsName::from_labels(name.labels());
     labels.map_err(|_| NameError::TooLong(name.to_string()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_trust_anchor_is_read_for_every_lookup() {
+        let path = std::env::temp_dir().join(format!("carousel-anchor-{}", std::process::id()));
+        let root = ". IN DS 20326 8 2 E06D44B80B8F1D39A95C0B0D7C65D08458E880409BBC683457104237C7F8EC8D\n";
+        std::fs::write(&path, root).unwrap();
+        let timeout = Duration::from_secs(1);
+        let settings = Settings { nameserver: None, trust_anchor: Some(path.clone()), timeout };
+        let resolver = Resolver::new(settings).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(resolver.lookup("example.test"), Err(LookupError::AnchorFile(..))));
+    }
 }

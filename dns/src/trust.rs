@@ -5,6 +5,7 @@
 //! 4035, section 5.3) and hand over all keys in it.
 
 use crate::error::LookupError;
+use carousel_proto::units::show_moment;
 use hickory_resolver::proto::dnssec::rdata::{DNSKEY, DNSSECRData, DS, RRSIG};
 use hickory_resolver::proto::dnssec::{PublicKey, TrustAnchors, Verifier};
 use hickory_resolver::proto::rr::{DNSClass, LowerName, Name, RData, Record, RecordType};
@@ -88,14 +89,21 @@ impl Anchors {
             return Err(format!("no key of {zone} is the trust anchor's"));
         }
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        let signed = of_zone().filter_map(rrsig).any(|signature| {
-            let by_us = |key: &&&DNSKEY| vouched(key) && is_current(signature, now);
+        let mut signatures: Vec<&RRSIG> = of_zone().filter_map(rrsig).collect();
+        signatures.retain(|signature| {
             keys.iter()
-                .filter(by_us)
+                .filter(vouched)
                 .any(|key| key.verify_rrsig(zone, DNSClass::IN, signature, set.iter().copied()).is_ok())
         });
-        if !signed {
+        if signatures.is_empty() {
             return Err(format!("no valid signature of the trust anchor's key over the keys of {zone}"));
+        }
+        if !signatures.iter().any(|signature| is_current(signature, now)) {
+            // Devices without a clock of their own begin in 1970.
+            let now = show_moment(now);
+            return Err(format!(
+                "the keys of {zone} are signed for another time, and this host's clock says {now}"
+            ));
         }
         for key in keys.into_iter().filter(|key| key.zone_key() && !key.revoke()) {
             trusted.insert_with_name(key.public_key(), LowerName::new(zone));

@@ -112,7 +112,7 @@ impl Link {
             findings.push(Finding::problem(
                 Id::Ipv6,
                 format!("IPv6 is switched off on {name}"),
-                format!("sysctl -w net.ipv6.conf.{name}.disable_ipv6=0, and look for it in /etc/sysctl.d"),
+                format!("sysctl -w {}=0, and look for it in /etc/sysctl.d", sysctl(name, "disable_ipv6")),
             ));
             return findings;
         }
@@ -179,7 +179,8 @@ impl Link {
                 Id::Addresses,
                 format!("{name} has no link-local address: switches and routers take no join from it"),
                 format!(
-                    "sysctl -w net.ipv6.conf.{name}.addr_gen_mode=0; ip link set {name} down; ip link set {name} up"
+                    "sysctl -w {}=0; ip link set {name} down; ip link set {name} up",
+                    sysctl(name, "addr_gen_mode")
                 ),
             );
         }
@@ -293,6 +294,11 @@ impl Counters {
     }
 }
 
+/// A setting of an interface, as sysctl takes it: it has a slash for each dot in `eth0.100` (sysctl.d(5)).
+pub fn sysctl(interface: &str, key: &str) -> String {
+    format!("net.ipv6.conf.{}.{key}", interface.replace('.', "/"))
+}
+
 /// The number in a file of the kernel's.
 pub fn number(path: &str) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
@@ -377,6 +383,14 @@ mod tests {
         assert_eq!(of(Device { snooping: Some((true, true)), ..Device::default() }), []);
         assert_eq!(of(Device { snooping: Some((false, false)), ..Device::default() }), []);
         assert_eq!(of(Device { is_wireless: true, ..Device::default() }), [("wifi", Level::Note)]);
+    }
+
+    #[test]
+    fn sysctl_gets_names_that_it_understands() {
+        assert_eq!(sysctl("eth0", "disable_ipv6"), "net.ipv6.conf.eth0.disable_ipv6");
+        let vlan = Link { name: "eth0.100".into(), is_disabled: true, ..healthy() };
+        let remedies: String = vlan.judge().into_iter().filter_map(|finding| finding.remedy).collect();
+        assert!(remedies.contains("-w net.ipv6.conf.eth0/100.disable_ipv6=0,"), "{remedies}");
     }
 
     #[test]

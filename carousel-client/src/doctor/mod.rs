@@ -43,10 +43,17 @@ pub fn doctor(arguments: &cli::Doctor) -> Result<(), Failure> {
         port: arguments.dns.nameserver.map_or(DNS_PORT, |address| address.port()),
     };
     sandbox::enter_to_look(arguments.service.is_some().then_some(dns));
-    let (wanted, dns) = match what_to_hear(arguments, timeout) {
+    let (offered, dns) = match what_to_hear(arguments, timeout) {
         Ok(found) => found,
         Err(failure) => return unknown_to_dns(arguments, &link, failure),
     };
+    // Two names may lead to one address, which can be joined but once.
+    let mut wanted: Vec<Channel> = Vec::new();
+    for channel in offered {
+        if !wanted.contains(&channel) {
+            wanted.push(channel);
+        }
+    }
     let mut groups: Vec<Ipv6Addr> = wanted.iter().map(|channel| channel.group).collect();
     groups.dedup();
     let tap = closed.and_then(|closed| closed.look(link.index, &groups).ok());

@@ -330,7 +330,14 @@ impl Agent {
             && !self.inhibited
             && now.ms >= self.hand_over_at
             && self.rules.apply.is_open(now.unix)
-            && release.moment(&self.rules.device_id) <= now.unix
+            && !self.is_early(release, now)
+    }
+
+    /// Whether its publisher wants it to wait. Where he set nothing there is nothing to wait for, also if the clock was
+    /// set back since it was whole.
+    fn is_early(&self, release: &Release, now: Now) -> bool {
+        let is_set = release.not_before.is_some() || release.jitter.is_some();
+        is_set && release.moment(&self.rules.device_id) > now.unix
     }
 
     /// What keeps it from going on, for people.
@@ -338,10 +345,9 @@ impl Agent {
         let idle = self.activity == Activity::Idle;
         match (&self.record.stage, &self.record.release) {
             (Stage::Ready, Some(release)) if idle => {
-                let early = release.moment(&self.rules.device_id) > now.unix;
                 let reasons = [
                     (self.inhibited, "the inhibit file"),
-                    (early, "the moment that its publisher set"),
+                    (self.is_early(release, now), "the moment that its publisher set"),
                     (!self.rules.apply.is_open(now.unix), "the apply window"),
                     (now.ms < self.hand_over_at, "the next try"),
                 ];
@@ -451,8 +457,7 @@ impl Agent {
         match ended {
             Ended::Well => self.handed_over(now),
             Ended::Later => {
-                self.record.attempts -= 1;
-                self.set_stage(Stage::Ready);
+                self.handle_unstarted();
                 self.hand_over_at = now.ms.saturating_add(self.backoff(1));
                 self.message = "the command asked to be run later".to_owned();
             }
@@ -469,6 +474,13 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// The command was not started after all: that was no try.
+    pub fn handle_unstarted(&mut self) {
+        self.activity = Activity::Idle;
+        self.record.attempts = self.record.attempts.saturating_sub(1);
+        self.set_stage(Stage::Ready);
     }
 
     fn handed_over(&mut self, now: Now) {

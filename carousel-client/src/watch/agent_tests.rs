@@ -277,6 +277,32 @@ fn a_command_that_takes_the_device_down_is_not_run_for_ever() {
 }
 
 #[test]
+fn a_command_that_was_not_started_was_no_try() {
+    let mut w = World::new(Rules { tries: 1, ..rules() });
+    w.receive(42);
+    w.wait_for_command();
+    assert_eq!((w.disk.stage, w.disk.attempts), (Stage::HandingOver, 1));
+    // The agent is to end while the file is still being checked.
+    w.agent.handle_unstarted();
+    while let Some(action) = w.agent.poll_last() {
+        assert_eq!(action, Action::Keep);
+        w.disk = w.agent.record().clone();
+    }
+    w.reboot();
+    w.hand_over(Ended::Well);
+    assert_eq!(w.agent.state(), State::Ok);
+}
+
+#[test]
+fn a_clock_that_is_set_back_keeps_nobody_waiting_whom_the_publisher_does_not() {
+    let mut w = World::new(rules());
+    w.receive(42);
+    w.now.unix = START - 8 * 3_600;
+    assert_eq!(w.agent.waits_for(w.now), None);
+    assert_eq!(w.next(MINUTE), Some(Action::HandOver), "{:?}", w.agent);
+}
+
+#[test]
 fn it_goes_on_after_a_reboot_in_any_state() {
     for stop in 0..40 {
         let mut w = World::new(rules());

@@ -389,7 +389,9 @@ impl<'a> Supervisor<'a> {
     fn end_all(&mut self, queue: &Receiver<Event>) -> Result<(), Failure> {
         for worker in &mut self.workers {
             // One that is still to be checked is not started any more.
-            worker.task.take_if(|task| task.child.is_none());
+            if worker.task.take_if(|task| task.child.is_none()).is_some() {
+                worker.agent.handle_unstarted();
+            }
             worker.task.iter_mut().filter_map(|task| task.child.as_mut()).for_each(Child::stop);
         }
         loop {

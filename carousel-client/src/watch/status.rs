@@ -1,9 +1,9 @@
-//! The status file: what the agent is doing, for whoever looks. It is replaced, never written into.
+//! The status file: what the agent is doing, for whoever looks.
 
 use super::agent::{Agent, Now, State};
-use carousel_proto::outcome::plain;
+use carousel_published::Published;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// While only progress changes: this often.
@@ -58,6 +58,8 @@ pub fn item(name: &str, agent: &Agent, since: u64, now: Now, progress: Option<&P
 /// The file, if there is to be one.
 pub struct Status {
     path: Option<PathBuf>,
+    /// Once it could be written.
+    file: Option<Published>,
     device_id: String,
     shown: Vec<Value>,
     at: Option<Instant>,
@@ -66,7 +68,7 @@ pub struct Status {
 
 impl Status {
     pub fn new(path: Option<PathBuf>, device_id: String) -> Self {
-        Self { path, device_id, shown: Vec::new(), at: None, failed: false }
+        Self { path, file: None, device_id, shown: Vec::new(), at: None, failed: false }
     }
 
     /// Writes it, if there is something new.
@@ -84,21 +86,16 @@ impl Status {
         };
         let watch: Vec<Value> = what.iter().cloned().zip(progress).map(join).collect();
         let text = json!({"version": env!("CARGO_PKG_VERSION"), "device_id": self.device_id, "updated": unix, "watch": watch});
-        match replace(path, &format!("{text:#}\n")) {
-            Ok(()) => self.failed = false,
-            // Nobody sees what it does; that is no reason not to do it.
-            Err(error) if !std::mem::replace(&mut self.failed, true) => {
-                tracing::error!("{}: {}; does its folder exist?", path.display(), plain(&error));
-            }
-            Err(_) => {}
+        let text = format!("{text:#}\n");
+        match &mut self.file {
+            Some(file) => file.replace(text.as_bytes()),
+            // Nobody sees what it does; that is no reason not to do it. The folder may be made yet.
+            None => match Published::new(path, &text) {
+                Ok(file) => self.file = Some(file),
+                Err(failure) if !std::mem::replace(&mut self.failed, true) => tracing::error!("{failure}"),
+                Err(_) => {}
+            },
         }
         (self.shown, self.at) = (what, Some(Instant::now()));
     }
-}
-
-fn replace(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    std::fs::write(&new, text)?;
-    std::fs::rename(&new, path)
 }

@@ -1,6 +1,7 @@
 //! From facts to findings. Pure.
 
 use super::facts::{Contents, Facts, Leaving, Parcel, Way, hears};
+use carousel_doctor::link::sysctl;
 use carousel_doctor::{Finding, Id, Link};
 use carousel_proto::outcome::Outcome;
 use carousel_proto::units::{show_moment, show_rate, show_size};
@@ -151,7 +152,8 @@ fn judge_source(way: &Way, link: &Link) -> Finding {
                 "packets come from {source}, a temporary address: tomorrow it is another one, and clients ask for this"
             ),
             format!(
-                "name a lasting one by source or --source, or sysctl -w net.ipv6.conf.{name}.use_tempaddr=0"
+                "name a lasting one by source or --source, or sysctl -w {}=0",
+                sysctl(name, "use_tempaddr")
             ),
         );
     }
