@@ -2,8 +2,8 @@
 //!
 //! New symbols are the sign of it. But towards the end few blocks want any, and each of them is visited once in a row of
 //! the schedule: with a large object on a slow channel that takes minutes, in which only what is known comes. That is no
-//! silence. Nor is it before the manifest has come, which on a slow channel may take as long. For ever it would be: what is
-known could be a replay.
+//! silence. Nor is it before the manifest has come, which on a slow channel may take as long. For ever it would be: what
+//! is known could be a replay.
 
 use carousel_proto::geometry::Geometry;
 use carousel_proto::receiver::{Counters, EARLY_PACKETS};
@@ -51,7 +51,7 @@ impl Silence {
         self.came = came;
         if busy || symbols > self.grown.0 {
             self.restart(now, symbols);
-        } else if any && came - self.grown.1 <= patience {
+        } else if any && came.saturating_sub(self.grown.1) <= patience {
             self.since = now;
         }
     }
