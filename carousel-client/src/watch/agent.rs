@@ -24,6 +24,8 @@ const LONGEST_BACKOFF: u64 = 6 * 3_600_000;
 const LOOK_ROUND: u64 = 5_000;
 /// The first time after the start, at the latest.
 const FIRST: u64 = 10_000;
+/// So often it listens whatever DNS says: DNS knows nothing of keys that were revoked, nor whose release it names.
+const LISTEN: u64 = 24 * 3_600_000;
 
 /// What time it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +158,8 @@ pub struct Agent {
     inhibited: bool,
     /// When to look next, hand over, confirm: on the clock that never jumps.
     look_at: u64,
+    /// When to look also if DNS names nothing new.
+    listen_at: u64,
     hand_over_at: u64,
     confirm_at: u64,
     confirm_by: u64,
@@ -176,6 +180,7 @@ impl Agent {
             stopping: false,
             inhibited: false,
             look_at: 0,
+            listen_at: now.ms.saturating_add(seed % LISTEN),
             hand_over_at: now.ms,
             confirm_at: now.ms,
             confirm_by: 0,
@@ -297,9 +302,14 @@ impl Agent {
         } else if self.may_receive(now) && now.ms >= self.look_at && !self.wants_confirmation() {
             match self.rules.by_name {
                 true => self.start(Activity::Asking, Action::Ask),
-                false => self.start(Activity::Looking, Action::Look),
+                false => self.look(now),
             }
         }
+    }
+
+    fn look(&mut self, now: Now) {
+        self.listen_at = now.ms.saturating_add(LISTEN);
+        self.start(Activity::Looking, Action::Look);
     }
 
     fn start(&mut self, activity: Activity, action: Action) {
@@ -362,12 +372,13 @@ impl Agent {
     /// DNS has answered: the release that it names, if it does; or it has not, and why.
     pub fn handle_asked(&mut self, now: Now, answer: Result<Option<u64>, String>) {
         self.activity = Activity::Idle;
+        let is_quiet = now.ms < self.listen_at;
         match answer {
-            Ok(Some(seq)) if self.record.newer_than().any(|(_, known)| known == seq) => {
+            Ok(Some(seq)) if is_quiet && self.record.newer_than().any(|(_, known)| known == seq) => {
                 self.nothing_new(now, format!("release {seq} is the newest"));
             }
             // It is a hint: what is sent decides, also where the number seems to be smaller.
-            Ok(_) if self.may_receive(now) => self.start(Activity::Looking, Action::Look),
+            Ok(_) if self.may_receive(now) => self.look(now),
             Ok(_) => {}
             Err(message) => self.came_to_nothing(now, message),
         }

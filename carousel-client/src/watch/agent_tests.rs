@@ -185,6 +185,17 @@ fn dns_is_asked_first_and_only_a_number_that_is_not_known_is_looked_at() {
         w.agent.handle_looked(w.now, Looked::Refused { again: None, message: String::new() });
         w.expect(Action::Ask);
     }
+    // Once a day it listens all the same: other keys may be on the air.
+    let mut asked = 0;
+    loop {
+        asked += 1;
+        w.agent.handle_asked(w.now, Ok(Some(42)));
+        match w.next(24 * 60 * MINUTE) {
+            Some(Action::Ask) => {}
+            other => break assert_eq!(other, Some(Action::Look), "{:?}", w.agent),
+        }
+    }
+    assert!((16..40).contains(&asked), "{asked}");
 }
 
 #[test]
