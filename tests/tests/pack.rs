@@ -1,10 +1,9 @@
 //! The same input gives the same bundle, byte for byte: anybody may check what was signed.
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
-use carousel_tests::lab::{Folder, Lab, until};
+use carousel_tests::lab::{Folder, Lab};
 use carousel_tests::scene::{self, AsOsString, Packed, SOURCE, args};
 use carousel_tests::{bins, object};
-use nix::sys::signal::Signal;
 use std::ffi::OsString;
 use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::FileExt;

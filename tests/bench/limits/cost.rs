@@ -77,8 +77,7 @@ fn at_rate(
             result
         };
         ours.add(run, spent.cpu / spent.ip_bytes * GB);
-        reached
-            .add(run, spent.ip_bytes * 8e-6 / spent.seconds);
+        reached.add(run, spent.ip_bytes * 8e-6 / spent.seconds);
         match uftp.map(|uftp| uftp.send(packed, mbit * 1000)) {
             Some(Some(sent)) => {
                 theirs.add(sent.run, sent.sender.cpu_seconds / sent.ip_bytes * GB);

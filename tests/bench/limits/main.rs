@@ -8,7 +8,6 @@ mod cost;
 mod pace;
 mod pack;
 mod profile;
-mod profile;
 mod speed;
 mod tail;
 mod uftp;
