@@ -355,7 +355,9 @@ pub fn reserve(places: &Places, geometry: &Geometry) -> io::Result<()> {
     pieces
         .extend((0..geometry.size()).step_by(PIECE as usize).map(|at| (at, PIECE.min(geometry.size() - at))));
     for (at, len) in pieces {
-        let reserve = || fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, at as i64, len as i64);
+        // What a 32-bit C library cannot name it cannot reserve either; it can be written all the same.
+        let place = |n: u64| libc::off_t::try_from(n).map_err(|_| Errno::EOPNOTSUPP);
+        let reserve = || fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, place(at)?, place(len)?);
         match std::iter::repeat_with(reserve).find(|done| *done != Err(Errno::EINTR)) {
             Some(Err(Errno::EOPNOTSUPP | Errno::ENOSYS)) => return has_room(file, geometry.size() + spare),
             Some(Err(error)) if len > 0 => return Err(error.into()),
